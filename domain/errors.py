@@ -1,0 +1,295 @@
+"""The one tree of errors, and with it the catalogue of machine-readable codes.
+
+::
+
+    LonghaulError
+    ├── RequestError            what the caller sent cannot be done as it stands
+    │   ├── InvalidInput, NotFound, ScopeMissing, ...
+    ├── StateError              the thing exists, its state forbids the wish
+    ├── DependencyError         something we lean on is away; trying again helps
+    ├── ProviderError           an outside system answered, or failed to; carries its Outcome
+    ├── BudgetExceeded, PriceUnknown
+    └── ContentError            the work was done, its result is not usable
+
+Gateways and repositories raise these; ``activities/errors.py`` turns them into Temporal failures and
+``api/errors.py`` into problem documents. Nothing else translates.
+"""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import ClassVar, Final
+
+
+class LonghaulError(Exception):
+    """Root of everything Longhaul raises on purpose.
+
+    ``code`` is stable and machine-readable; ``retryable`` says whether the same call may succeed later;
+    ``retry_after`` is the earliest moment, from now, at which that makes sense.
+    """
+
+    code: str = "E.INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, pointer: str | None = None, retry_after: timedelta | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.pointer = pointer
+        self.retry_after = retry_after
+
+    @property
+    def title(self) -> str:
+        """The human-readable name of the code, the same for every occurrence (RFC 9457)."""
+        return TITLES[self.code]
+
+
+# --- what the caller sent ---------------------------------------------------------------------------
+
+
+class RequestError(LonghaulError):
+    """The request cannot be carried out as it was sent; sending it again unchanged will not help."""
+
+
+class InvalidInput(RequestError):
+    """A value is not acceptable; ``pointer`` (RFC 6901) names it."""
+
+    code = "E.REQUEST.INVALID"
+
+
+class MalformedBody(RequestError):
+    """The body is not what its media type promises."""
+
+    code = "E.REQUEST.MALFORMED"
+
+
+class BodyTooLarge(RequestError):
+    """The body, or a part of it, is over the limit."""
+
+    code = "E.REQUEST.TOO_LARGE"
+
+
+class UnsupportedMediaType(RequestError):
+    """The media type or content encoding of the body is not served here."""
+
+    code = "E.REQUEST.MEDIA_TYPE"
+
+
+class Unauthenticated(RequestError):
+    """No key, or a key that is unknown, expired or revoked."""
+
+    code = "E.AUTH.INVALID"
+
+
+class ScopeMissing(RequestError):
+    """The key is good, but lacks the scope this call needs."""
+
+    code = "E.AUTH.SCOPE"
+
+
+class RateLimited(RequestError):
+    """Too many requests; ``retry_after`` says when the next one is welcome."""
+
+    code = "E.RATE.LIMITED"
+    retryable = True
+
+
+class NotFound(RequestError):
+    """There is no such thing, or it belongs to somebody else: the answer is the same."""
+
+    code = "E.NOT_FOUND"
+
+
+class RangeNotSatisfiable(RequestError):
+    """The requested byte range lies outside the artifact."""
+
+    code = "E.ARTIFACT.RANGE"
+
+
+class IdempotencyMismatch(RequestError):
+    """The idempotency key was used before with a different request."""
+
+    code = "E.IDEMPOTENCY.MISMATCH"
+
+
+class IdempotencyKeyInvalid(RequestError):
+    """The idempotency key is empty, too long or not a structured-field string."""
+
+    code = "E.IDEMPOTENCY.KEY"
+
+
+# --- the state of things ----------------------------------------------------------------------------
+
+
+class StateError(LonghaulError):
+    """The state of the job forbids what was asked."""
+
+    code = "E.JOB.STATE"
+
+
+class NotFinished(StateError):
+    """The result was asked for before the job had one."""
+
+    code = "E.JOB.NOT_FINISHED"
+
+
+class Superseded(LonghaulError):
+    """An older attempt of a job tried to write after a newer one had begun; its write was dropped."""
+
+    code = "E.JOB.SUPERSEDED"
+
+
+class WorkflowEnded(LonghaulError):
+    """The workflow was ended from outside (terminated, timed out) or failed without saying why."""
+
+    def __init__(self, detail: str, *, code: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+# --- what we lean on --------------------------------------------------------------------------------
+
+
+class DependencyError(LonghaulError):
+    """A part of the platform is away; the caller may try again."""
+
+    retryable = True
+
+
+class DatabaseUnavailable(DependencyError):
+    """PostgreSQL cannot be reached or refuses connections."""
+
+    code = "E.DB.UNAVAILABLE"
+
+
+class SchemaMismatch(LonghaulError):
+    """The database schema is not the one this code was written for."""
+
+    code = "E.DB.SCHEMA"
+
+
+class TemporalUnavailable(DependencyError):
+    """Temporal cannot be reached within the time-out."""
+
+    code = "E.TEMPORAL.UNAVAILABLE"
+
+
+class StoreUnavailable(DependencyError):
+    """The object store cannot be reached or refuses."""
+
+    code = "E.STORE.UNAVAILABLE"
+
+
+class PromptDrift(LonghaulError):
+    """A prompt's text differs from what is recorded under the same version."""
+
+    code = "E.PROMPT.DRIFT"
+
+
+# --- outside systems --------------------------------------------------------------------------------
+
+
+class Outcome(StrEnum):
+    """What is known about an outside effect after the call came back, or did not."""
+
+    DONE = "done"
+    REJECTED = "rejected"  # the other side said no; nothing happened
+    NOT_SENT = "not_sent"  # the request never reached the other side
+    UNKNOWN = "unknown"  # it may have happened; look before trying again
+
+
+class ProviderError(LonghaulError):
+    """An outside system failed. ``outcome`` says whether the effect may have happened all the same.
+
+    ``code`` has the form ``E.<PROVIDER>.<REASON>``. Only NOT_SENT, and an explicit "not now" from the other
+    side, may be tried again blindly; UNKNOWN has to be reconciled first.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str,
+        outcome: Outcome,
+        retryable: bool,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.code = code
+        self.outcome = outcome
+        self.may_retry = retryable
+
+
+# --- money ------------------------------------------------------------------------------------------
+
+
+class BudgetExceeded(LonghaulError):
+    """The next call could take the job over its budget; it was not made."""
+
+    code = "E.BUDGET.EXCEEDED"
+
+
+class PriceUnknown(LonghaulError):
+    """The model has no price on file, so its cost cannot be bounded; the call was refused."""
+
+    code = "E.BUDGET.PRICE_UNKNOWN"
+
+
+# --- content ----------------------------------------------------------------------------------------
+
+
+class ContentError(LonghaulError):
+    """The provider answered, but what it answered cannot be used."""
+
+    def __init__(self, detail: str, *, code: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+TITLES: Final[dict[str, str]] = {
+    "E.INTERNAL": "Internal error",
+    "E.NOT_FOUND": "Not found",
+    "E.REQUEST.INVALID": "The request is not valid",
+    "E.REQUEST.MALFORMED": "The body cannot be read",
+    "E.REQUEST.TOO_LARGE": "The request is too large",
+    "E.REQUEST.MEDIA_TYPE": "Unsupported media type",
+    "E.REQUEST.METHOD": "Method not allowed",
+    "E.REQUEST.TIMEOUT": "The request took too long to arrive",
+    "E.AUTH.INVALID": "Authentication required",
+    "E.AUTH.SCOPE": "The key lacks a scope",
+    "E.RATE.LIMITED": "Too many requests",
+    "E.JOB.STATE": "The state of the job forbids this",
+    "E.JOB.NOT_FINISHED": "The job has no result yet",
+    "E.JOB.SUPERSEDED": "A newer attempt has taken over",
+    "E.JOB.TERMINATED": "The workflow was terminated by an operator",
+    "E.JOB.TIMED_OUT": "The workflow ran out of its time",
+    "E.JOB.CRASHED": "The workflow failed unexpectedly",
+    "E.JOB.VANISHED": "The workflow is gone from Temporal",
+    "E.JOB.ABANDONED": "The job was canceled before it finished",
+    "E.IDEMPOTENCY.MISMATCH": "The idempotency key was used with another request",
+    "E.IDEMPOTENCY.KEY": "The idempotency key is not valid",
+    "E.ARTIFACT.RANGE": "The range cannot be satisfied",
+    "E.SOURCE.EMPTY": "A source has no text",
+    "E.SOURCE.NOT_TEXT": "A source is not text",
+    "E.BUDGET.EXCEEDED": "The budget does not cover the next call",
+    "E.BUDGET.PRICE_UNKNOWN": "The model has no known price",
+    "E.GENERATION.REFUSED": "The model refused",
+    "E.GENERATION.FILTERED": "The provider's content filter stopped the answer",
+    "E.GENERATION.TRUNCATED": "The answer was cut off at the token limit",
+    "E.GENERATION.INVALID": "The answer does not fit its schema",
+    "E.OPENAI.TIMEOUT": "The model provider did not answer in time",
+    "E.OPENAI.CONNECTION": "The model provider cannot be reached",
+    "E.OPENAI.RATE_LIMITED": "The model provider asks to slow down",
+    "E.OPENAI.QUOTA": "The quota at the model provider is used up",
+    "E.OPENAI.AUTH": "The model provider refuses our credentials",
+    "E.OPENAI.REJECTED": "The model provider refuses the request",
+    "E.OPENAI.UNAVAILABLE": "The model provider has a fault",
+    "E.OPENAI.PROTOCOL": "The model provider's answer is not understood",
+    "E.OPENAI.NOT_CONFIGURED": "No model provider is configured",
+    "E.DB.UNAVAILABLE": "The database is not available",
+    "E.DB.CONSTRAINT": "The database refused the change",
+    "E.DB.SCHEMA": "The database schema does not fit this version",
+    "E.TEMPORAL.UNAVAILABLE": "Temporal is not available",
+    "E.STORE.UNAVAILABLE": "The object store is not available",
+    "E.PROMPT.DRIFT": "A prompt changed without a new version",
+    "E.WEBHOOK.ADDRESS": "The callback address is not allowed",
+}
+"""Every code there is, with its title. ``docs/errors.md`` explains each to the reader of a problem document."""

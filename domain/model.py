@@ -1,0 +1,9 @@
+"""The one base class of every value that crosses a boundary."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """An immutable value; unknown fields are refused, so that a typo never passes silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
