@@ -15,6 +15,8 @@ Gateways and repositories raise these; ``activities/errors.py`` turns them into 
 ``api/errors.py`` into problem documents. Nothing else translates.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import ClassVar, Final
@@ -30,10 +32,9 @@ class LonghaulError(Exception):
     code: str = "E.INTERNAL"
     retryable: ClassVar[bool] = False
 
-    def __init__(self, detail: str, *, pointer: str | None = None, retry_after: timedelta | None = None) -> None:
+    def __init__(self, detail: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.pointer = pointer
         self.retry_after = retry_after
 
     @property
@@ -49,10 +50,22 @@ class RequestError(LonghaulError):
     """The request cannot be carried out as it was sent; sending it again unchanged will not help."""
 
 
+@dataclass(frozen=True, slots=True)
+class FieldFault:
+    """What is wrong with one value, named by its JSON pointer (RFC 6901)."""
+
+    pointer: str
+    message: str
+
+
 class InvalidInput(RequestError):
-    """A value is not acceptable; ``pointer`` (RFC 6901) names it."""
+    """Values are not acceptable; ``faults`` names each of them."""
 
     code = "E.REQUEST.INVALID"
+
+    def __init__(self, detail: str, *, faults: Sequence[FieldFault] = ()) -> None:
+        super().__init__(detail)
+        self.faults = tuple(faults)
 
 
 class MalformedBody(RequestError):
@@ -114,6 +127,18 @@ class IdempotencyKeyInvalid(RequestError):
     """The idempotency key is empty, too long or not a structured-field string."""
 
     code = "E.IDEMPOTENCY.KEY"
+
+
+class SourceEmpty(InvalidInput):
+    """A source, or all of them together, holds no text to make anything from."""
+
+    code = "E.SOURCE.EMPTY"
+
+
+class SourceNotText(InvalidInput):
+    """A source is not text: bytes that are neither UTF-8 nor marked UTF-16, or mostly control characters."""
+
+    code = "E.SOURCE.NOT_TEXT"
 
 
 # --- the state of things ----------------------------------------------------------------------------
@@ -264,6 +289,7 @@ TITLES: Final[dict[str, str]] = {
     "E.JOB.CRASHED": "The workflow failed unexpectedly",
     "E.JOB.VANISHED": "The workflow is gone from Temporal",
     "E.JOB.ABANDONED": "The job was canceled before it finished",
+    "E.STEP.TIMEOUT": "A step ran out of its time",
     "E.IDEMPOTENCY.MISMATCH": "The idempotency key was used with another request",
     "E.IDEMPOTENCY.KEY": "The idempotency key is not valid",
     "E.ARTIFACT.RANGE": "The range cannot be satisfied",

@@ -1,0 +1,44 @@
+"""The one translation from domain errors to Temporal failures."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from domain.errors import TITLES, LonghaulError, ProviderError
+
+
+def may_retry(error: LonghaulError) -> bool:
+    """Whether the same activity may succeed when it is tried again."""
+    return error.may_retry if isinstance(error, ProviderError) else error.retryable
+
+
+def to_failure(error: LonghaulError) -> ApplicationError:
+    """The Temporal failure for a domain error: its type is the code, its message the detail."""
+    return ApplicationError(
+        error.detail,
+        type=error.code,
+        non_retryable=not may_retry(error),
+        next_retry_delay=error.retry_after,
+    )
+
+
+def problem(code: str, detail: str) -> dict[str, Any]:
+    """A failure as it is kept with a job and shown to clients (RFC 9457, without the request's own members)."""
+    return {"type": f"urn:longhaul:error:{code}", "title": TITLES.get(code, code), "detail": detail, "code": code}
+
+
+def next_retry_at(error: LonghaulError | None) -> datetime | None:
+    """When Temporal is going to try the running activity again after this error; None where it is not."""
+    info = activity.info()
+    policy = info.retry_policy
+    if policy is None or (error is not None and not may_retry(error)):
+        return None
+    if policy.maximum_attempts and info.attempt >= policy.maximum_attempts:
+        return None
+    if error is not None and error.retry_after is not None:
+        return datetime.now(UTC) + error.retry_after
+    delay = policy.initial_interval * policy.backoff_coefficient ** (info.attempt - 1)
+    longest = policy.maximum_interval or policy.initial_interval * 100
+    return datetime.now(UTC) + min(delay, longest, key=timedelta.total_seconds)

@@ -1,0 +1,133 @@
+"""Paid calls: reserved in the ledger before the wire is touched, looked up before they are paid for again."""
+
+import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from activities.steps import StepKeeper
+from core.database import Database
+from core.metrics import WorkerMetrics
+from domain.errors import BudgetExceeded, Outcome, ProviderError
+from domain.generation import Completion, CompletionRequest, LanguageModel, TokenUsage
+from domain.jobs import JobRef
+from repositories.generation import SENDING, CallLedger
+from repositories.rows import AnyRow
+from repositories.steps import StepResultRepository
+
+_log = structlog.get_logger(__name__)
+
+_CHARS_PER_TOKEN: Final = 2
+"""Fewer than any tokenizer needs for European text, so that an estimate is never too low."""
+
+_LOOK_PAUSES_SECONDS: Final = (0.0, 3.0, 10.0)
+"""A provider may still be at work when we come back; it is asked this often before a call is paid for again."""
+
+
+class PaidCalls:
+    """One completion for one op, however often the activity around it is tried."""
+
+    def __init__(
+        self,
+        database: Database,
+        keeper: StepKeeper,
+        metrics: WorkerMetrics,
+        *,
+        look_pauses_seconds: Sequence[float] = _LOOK_PAUSES_SECONDS,
+    ) -> None:
+        self._database = database
+        self._keeper = keeper
+        self._metrics = metrics
+        self._look_pauses_seconds = look_pauses_seconds
+
+    async def complete(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
+        """The answer to the request, paid for once. Raises ProviderError, BudgetExceeded and PriceUnknown."""
+        kept = await self._keeper.recall(job, _part(request), request.op)
+        if kept is not None:
+            return Completion.model_validate(kept)
+        found = await self._look(job, model, request)
+        if found is None:
+            found = await self._send(job, step, model, request)
+        await self._settle(job, model, request, found)
+        return found
+
+    async def _look(self, job: JobRef, model: LanguageModel, request: CompletionRequest) -> Completion | None:
+        """The answer of an earlier send whose outcome nobody knows."""
+        if not model.can_look_up or not _open(await self._ledger_row(job, request.op)):
+            return None
+        for pause in self._look_pauses_seconds:
+            await asyncio.sleep(pause)
+            found = await model.find_completion(op=request.op, model=request.model)
+            if found is not None:
+                _log.info("call.found_again", op=request.op, provider=model.name)
+                return found
+        return None
+
+    async def _ledger_row(self, job: JobRef, op: str) -> AnyRow | None:
+        async with self._database.tenant(job.tenant_id) as connection:
+            return await CallLedger(connection).get_or_none(job, op)
+
+    async def _send(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
+        await self._reserve(job, step, model, request)
+        try:
+            return await model.complete(request=request)
+        except ProviderError as error:
+            async with self._database.tenant(job.tenant_id) as connection:
+                await CallLedger(connection).close(job, op=request.op, outcome=error.outcome)
+            self._metrics.count_model_call(provider=model.name, model=request.model, outcome=error.outcome.value)
+            raise
+
+    async def _reserve(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> None:
+        worst = worst_case_usd(model, request)
+        async with self._keeper.effect(job) as connection:
+            ledger = CallLedger(connection)
+            budget = await ledger.lock_budget(job)
+            await ledger.reserve(
+                job, op=request.op, step=step, provider=model.name, model=request.model, reserved_usd=worst
+            )
+            committed = await ledger.get_committed_usd(job)
+            if budget is not None and committed > budget:
+                # Leaving by exception takes the reservation back: the call is not made.
+                raise BudgetExceeded(
+                    f"the next call may cost {worst:f} USD, which with {committed - worst:f} USD spent or reserved "
+                    f"is over the budget of {budget:f} USD"
+                )
+
+    async def _settle(
+        self, job: JobRef, model: LanguageModel, request: CompletionRequest, completion: Completion
+    ) -> None:
+        cost = model.price(request.model).of(completion.usage)
+        async with self._database.tenant(job.tenant_id) as connection:
+            kept = await StepResultRepository(connection).add(
+                job, _part(request), request.op, completion.model_dump(mode="json")
+            )
+            if kept:
+                await CallLedger(connection).settle(job, op=request.op, usage=completion.usage, cost_usd=cost)
+        self._count(model.name, request.model, completion.usage, cost)
+
+    def _count(self, provider: str, model: str, usage: TokenUsage, cost: Decimal) -> None:
+        self._metrics.count_model_call(provider=provider, model=model, outcome=Outcome.DONE.value)
+        self._metrics.count_usage(
+            provider=provider,
+            model=model,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            usd=float(cost),
+        )
+
+
+def worst_case_usd(model: LanguageModel, request: CompletionRequest) -> Decimal:
+    """The most the request can cost: no cached input, all output tokens used. Raises PriceUnknown."""
+    chars = sum(len(message.content) for message in request.messages) + len(str(request.json_schema))
+    usage = TokenUsage(input_tokens=chars // _CHARS_PER_TOKEN, output_tokens=request.max_output_tokens)
+    return model.price(request.model).of(usage)
+
+
+def _part(request: CompletionRequest) -> str:
+    return f"call/{request.op[:16]}"
+
+
+def _open(row: AnyRow | None) -> bool:
+    return row is not None and row.state in {SENDING, Outcome.UNKNOWN}

@@ -1,0 +1,28 @@
+"""Keeping Temporal informed that an activity is alive, so that its death is noticed within seconds."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from temporalio import activity
+
+
+@asynccontextmanager
+async def heartbeating() -> AsyncIterator[None]:
+    """Heartbeat in the background, three times for each heartbeat time-out, until the block is left."""
+    timeout = activity.info().heartbeat_timeout
+    if timeout is None:
+        yield
+        return
+    beat = asyncio.create_task(_beat(timeout.total_seconds() / 3))
+    try:
+        yield
+    finally:
+        beat.cancel()
+        await asyncio.gather(beat, return_exceptions=True)
+
+
+async def _beat(every_seconds: float) -> None:
+    while True:
+        activity.heartbeat()
+        await asyncio.sleep(every_seconds)

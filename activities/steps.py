@@ -1,0 +1,135 @@
+"""What every step does around its one effect: say that it runs, remember what it made, say what went wrong."""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.errors import next_retry_at, problem, to_failure
+from core.database import Database
+from core.logging import bind_job
+from domain.errors import DatabaseUnavailable, LonghaulError, Superseded
+from domain.jobs import JobRef, WaitingKind, WaitingOn
+from repositories.jobs import JobRepository, keep_pause, measured_progress, settled_cost
+from repositories.steps import StepRepository, StepResultRepository
+
+_log = structlog.get_logger(__name__)
+
+
+def input_hash(*parts: Any) -> str:
+    """A digest of everything a step's result depends on; parts are plain JSON values."""
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+class StepKeeper:
+    """The book-keeping of steps, shared by the activities of all families."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def attempt(self, job: JobRef, step: str) -> AsyncIterator[None]:
+        """One attempt at a step: mark it running; on failure record why and when it is tried again.
+
+        Domain errors leave as Temporal failures; others leave as they are, recorded as ``E.INTERNAL``.
+        """
+        with bind_job(job, step=step):
+            try:
+                await self._begin(job, step)
+                yield
+            except ApplicationError:
+                raise
+            except LonghaulError as error:
+                await self._record_trouble(job, step, error.code, error.detail, error)
+                raise to_failure(error) from error
+            except Exception as error:
+                _log.exception("step.crashed")
+                await self._record_trouble(job, step, "E.INTERNAL", f"unexpected {type(error).__name__}", None)
+                raise
+
+    async def recall(self, job: JobRef, part: str, digest: str) -> dict[str, Any] | None:
+        """What this part of the job has made before from the same input."""
+        async with self._database.tenant(job.tenant_id) as connection:
+            return await StepResultRepository(connection).get_or_none(job, part, digest)
+
+    @asynccontextmanager
+    async def effect(self, job: JobRef) -> AsyncIterator[AsyncConnection]:
+        """The transaction of a step's effect, fenced: raises Superseded where the job has moved on without us."""
+        async with self._database.tenant(job.tenant_id) as connection:
+            if not await JobRepository(connection).lock_attempt(job):
+                raise Superseded("the job is finished, or a newer attempt has taken over")
+            yield connection
+
+    async def finish_part(
+        self,
+        connection: AsyncConnection,
+        job: JobRef,
+        *,
+        step: str,
+        part: str,
+        digest: str,
+        result: dict[str, Any],
+        event: str,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep a part's result, advance its step and tell everybody, all in the caller's transaction, once."""
+        if not await StepResultRepository(connection).add(job, part, digest, result):
+            return
+        await StepRepository(connection).advance(job, step)
+        await JobRepository(connection).record(
+            job_id=job.job_id,
+            attempt=job.attempt,
+            event=event,
+            data={"step": step, **(data or {})},
+            values={"progress": measured_progress, "waiting_on": keep_pause, **settled_cost},
+        )
+
+    async def _begin(self, job: JobRef, step: str) -> None:
+        async with self.effect(job) as connection:
+            if not await StepRepository(connection).begin(job, step, attempt=activity.info().attempt):
+                return
+            await JobRepository(connection).record(
+                job_id=job.job_id,
+                attempt=job.attempt,
+                event="step.running",
+                data={"step": step, "attempt": activity.info().attempt},
+                values={"waiting_on": keep_pause},
+            )
+
+    async def _record_trouble(
+        self, job: JobRef, step: str, code: str, detail: str, error: LonghaulError | None
+    ) -> None:
+        if isinstance(error, Superseded):
+            return
+        again = next_retry_at(error)
+        attempt = activity.info().attempt
+        try:
+            async with self.effect(job) as connection:
+                await StepRepository(connection).trouble(
+                    job, step, attempt=attempt, error=problem(code, detail), next_retry_at=again
+                )
+                waiting = _retry_wait(step, code, again)
+                await JobRepository(connection).record(
+                    job_id=job.job_id,
+                    attempt=job.attempt,
+                    event="step.failed" if again is None else "step.retrying",
+                    data={"step": step, "attempt": attempt, "code": code, "next_retry_at": again and again.isoformat()},
+                    values={"waiting_on": waiting} if waiting else {},
+                )
+        except (DatabaseUnavailable, Superseded) as fault:
+            # The failure itself still reaches Temporal; only its mirror in our tables has to wait for the next one.
+            _log.warning("step.trouble_not_recorded", fault=fault.detail, code=code)
+
+
+def _retry_wait(step: str, code: str, again: datetime | None) -> dict[str, Any] | None:
+    if again is None:
+        return None
+    wait = WaitingOn(kind=WaitingKind.RETRY, detail=f"{step} failed with {code}", since=datetime.now(UTC), until=again)
+    return wait.model_dump(mode="json")

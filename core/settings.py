@@ -1,0 +1,224 @@
+"""Every setting of every process, typed and checked in one place.
+
+Names are those of the environment (or of ``.env``). Development needs none at all: what is missing is taken from
+the embedded stack of ``make up``. Production has no defaults for anything that matters and refuses development's.
+"""
+
+import json
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AliasChoices, Field, SecretStr, StringConstraints, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from domain.generation import Price
+
+DEVELOPMENT_PEPPER: Final = "development-pepper-never-use-in-production"
+_SHORTEST_PEPPER_CHARS: Final = 32
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Profile(StrEnum):
+    """Which world this process belongs to. The database remembers its own and refuses the other."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class ConfigurationError(Exception):
+    """The settings do not fit together; the message says which and why. Nothing has been started."""
+
+
+class Settings(BaseSettings):
+    """The settings, read once by ``worker.py``, ``manage.py``, ``api/app.py`` and ``migrations/env.py``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LONGHAUL_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    profile: Profile = Profile.DEVELOPMENT
+    data_dir: Path = Path(".data")
+
+    # where to listen
+    api_host: str = "127.0.0.1"
+    api_port: Port = 8000
+    public_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/]+$")] | None = None
+    worker_host: str = "127.0.0.1"
+    worker_port: Port = 8001
+    temporal_port: Port = 7233
+    temporal_ui_port: Port = 8233
+    temporal_ui_url: str | None = None
+
+    # what to lean on
+    database_url: SecretStr | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL"))
+    database_migration_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("DATABASE_MIGRATION_URL")
+    )
+    database_pool_size: Annotated[int, Field(ge=1, le=200)] = 10
+    database_statement_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 15.0
+    temporal_address: str | None = Field(default=None, validation_alias=AliasChoices("TEMPORAL_ADDRESS"))
+    temporal_namespace: str = "default"
+    temporal_api_key: SecretStr | None = None
+    temporal_tls: bool = False
+    artifact_store_url: str | None = None
+
+    # who may do what, and how much of it
+    api_key_pepper: SecretStr = SecretStr(DEVELOPMENT_PEPPER)
+    payload_keys: SecretStr | None = None
+    metrics_token: SecretStr | None = None
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: Annotated[int, Field(ge=1_024)] = 4_194_304
+    max_artifact_bytes: Annotated[int, Field(ge=1_024)] = 67_108_864
+    rate_limit: str = "6000/minute"
+    rate_limit_storage_url: str = "async+memory://"
+    max_running_per_kind: Annotated[int, Field(ge=1)] = 100
+    idempotency_retention_hours: Annotated[int, Field(ge=24)] = 72
+
+    # how the engine runs
+    start_timeout_seconds: Annotated[float, Field(gt=0, le=10)] = 1.0
+    reconcile_interval_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
+    worker_max_activities: Annotated[int, Field(ge=1, le=1_000)] = 100
+    shutdown_grace_seconds: Annotated[float, Field(ge=1, le=300)] = 20.0
+    generation_fan_out: Annotated[int, Field(ge=1, le=200)] = 20
+    response_cache_hours: Annotated[int, Field(ge=0)] = 168
+
+    # outside systems
+    http_proxy: str | None = None
+    http_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
+    http_read_timeout_seconds: Annotated[float, Field(gt=0)] = 180.0
+    openai_base_url: str = "https://api.openai.com/v1"
+    openai_api_key: SecretStr | None = None
+    openai_model: str = "gpt-4.1-mini"
+    openai_prices: dict[str, Price] = Field(
+        default_factory=lambda: {
+            "gpt-4.1-mini": Price(
+                input_usd=Decimal("0.40"), cached_input_usd=Decimal("0.10"), output_usd=Decimal("1.60")
+            ),
+            "gpt-4.1": Price(input_usd=Decimal("2.00"), cached_input_usd=Decimal("0.50"), output_usd=Decimal("8.00")),
+        }
+    )
+    openai_can_look_up: bool = True
+
+    # what operators see
+    log_format: Annotated[str, StringConstraints(pattern="^(auto|json|console)$")] = "auto"
+    log_level: Annotated[str, StringConstraints(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    otlp_endpoint: str | None = Field(
+        default=None, validation_alias=AliasChoices("LONGHAUL_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+
+    @field_validator("database_url", "database_migration_url")
+    @classmethod
+    def _psycopg_dialect(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        scheme, separator, rest = url.get_secret_value().partition("://")
+        if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg"}:
+            raise ValueError("must be a postgresql:// URL")
+        return SecretStr(f"postgresql+psycopg://{rest}")
+
+    @model_validator(mode="after")
+    def _production_is_explicit(self) -> "Settings":
+        if self.profile is Profile.PRODUCTION:
+            faults = list(self._production_faults())
+            if faults:
+                raise ValueError("not fit for production: " + "; ".join(faults))
+        return self
+
+    def _production_faults(self) -> list[str]:
+        pepper = self.api_key_pepper.get_secret_value()
+        checks = {
+            "DATABASE_URL is not set": self.database_url is None,
+            "TEMPORAL_ADDRESS is not set": self.temporal_address is None,
+            "LONGHAUL_ARTIFACT_STORE_URL is not set": self.artifact_store_url is None,
+            "LONGHAUL_API_KEY_PEPPER is the development one": pepper == DEVELOPMENT_PEPPER,
+            f"LONGHAUL_API_KEY_PEPPER is shorter than {_SHORTEST_PEPPER_CHARS} characters": len(pepper)
+            < _SHORTEST_PEPPER_CHARS,
+            "LONGHAUL_CORS_ORIGINS contains *": "*" in self.cors_origins,
+            "LONGHAUL_PUBLIC_URL is not set": self.public_url is None,
+        }
+        return [fault for fault, present in checks.items() if present]
+
+    @property
+    def production(self) -> bool:
+        """Whether this is the production profile."""
+        return self.profile is Profile.PRODUCTION
+
+    @property
+    def base_url(self) -> str:
+        """Where clients reach the API; the prefix of every link handed out."""
+        return self.public_url or f"http://{self.api_host}:{self.api_port}"
+
+    @property
+    def ui_url(self) -> str:
+        """Where operators reach the Temporal UI."""
+        return self.temporal_ui_url or f"http://127.0.0.1:{self.temporal_ui_port}"
+
+    @property
+    def store_url(self) -> str:
+        """Where artifacts are kept: an object store's URL, or a folder of the data directory."""
+        return self.artifact_store_url or (self.data_dir / "artifacts").resolve().as_uri()
+
+    @property
+    def json_logs(self) -> bool:
+        """Whether log lines are JSON: in production, or where asked for."""
+        return self.log_format == "json" or (self.log_format == "auto" and self.production)
+
+    def secrets(self) -> list[str]:
+        """Every secret value, for the log mask."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+
+    def require_database_url(self) -> str:
+        """The database URL. Raises ConfigurationError where there is none."""
+        if self.database_url is None:
+            raise ConfigurationError("DATABASE_URL is not set and no embedded stack is up (start one with `make up`)")
+        return self.database_url.get_secret_value()
+
+    def require_migration_url(self) -> str:
+        """The URL of the role that owns the schema. Raises ConfigurationError where there is none."""
+        if self.database_migration_url is not None:
+            return self.database_migration_url.get_secret_value()
+        return self.require_database_url()
+
+    def require_temporal_address(self) -> str:
+        """The address of Temporal's front end; in development that of the embedded server."""
+        return self.temporal_address or f"127.0.0.1:{self.temporal_port}"
+
+
+def stack_file(data_dir: Path) -> Path:
+    """Where ``make up`` leaves the addresses of its embedded stack for other commands to find."""
+    return data_dir / "stack.json"
+
+
+def load_settings() -> Settings:
+    """Read the settings; in development fill what is missing from a running embedded stack.
+
+    Raises ConfigurationError with one readable line per fault.
+    """
+    try:
+        settings = Settings()
+    except ValueError as fault:
+        raise ConfigurationError(_readable(fault)) from None
+    if settings.production or settings.database_url is not None:
+        return settings
+    try:
+        found = json.loads(stack_file(settings.data_dir).read_text())
+    except FileNotFoundError:
+        return settings
+    return settings.model_copy(
+        update={
+            "database_url": SecretStr(found["database_url"]),
+            "database_migration_url": SecretStr(found["database_migration_url"]),
+        }
+    )
+
+
+def _readable(fault: ValueError) -> str:
+    errors = getattr(fault, "errors", None)
+    if errors is None:
+        return str(fault)
+    lines = [f"{'.'.join(str(part) for part in error['loc']) or 'settings'}: {error['msg']}" for error in errors()]
+    return "the settings are not valid:\n  " + "\n  ".join(lines)

@@ -1,0 +1,45 @@
+"""How a course job is cut into steps and parts. Pure arithmetic, shared by workflows and activities."""
+
+from domain.jobs import StepPlan
+
+SOURCES_STEP = "sources"
+OUTLINE_STEP = "outline"
+EXPORT_STEP = "export"
+LESSON_PREFIX = "lesson-"
+
+LESSON_TOKENS = 4_000
+OUTLINE_TOKENS_PER_LESSON = 160
+OUTLINE_TOKENS_BASE = 1_000
+
+
+def first_steps() -> tuple[StepPlan, ...]:
+    """The steps that every course has, before its modules are known."""
+    return (
+        StepPlan(name=SOURCES_STEP, title="Sources", weight=0.02),
+        StepPlan(name=OUTLINE_STEP, title="Course structure", weight=0.08),
+    )
+
+
+def module_steps(lessons: tuple[int, ...]) -> tuple[StepPlan, ...]:
+    """One step a module, with as many parts as it has lessons, and the export at the end."""
+    share = 0.85 / sum(lessons)
+    modules = tuple(
+        StepPlan(name=module_step(index), title=f"Module {index + 1}", weight=share * count, total=count)
+        for index, count in enumerate(lessons)
+    )
+    return (*modules, StepPlan(name=EXPORT_STEP, title="Export", weight=0.05))
+
+
+def module_step(module: int) -> str:
+    """The name of a module's step; counted from one, as people do."""
+    return f"module-{module + 1}"
+
+
+def lesson_part(module: int, lesson: int) -> str:
+    """The name of a lesson within the memory of the job; counted from one."""
+    return f"{LESSON_PREFIX}{module + 1}.{lesson + 1}"
+
+
+def outline_tokens(lessons: int) -> int:
+    """How many tokens the outline of so many lessons may take."""
+    return OUTLINE_TOKENS_BASE + OUTLINE_TOKENS_PER_LESSON * lessons

@@ -1,0 +1,4 @@
+"""The bytes of documents: a course in, JSON, Markdown or HTML out, and sources in, sections out.
+
+Touch this room when a document should look different or a new format is wanted; everything here is a pure function.
+"""

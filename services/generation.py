@@ -1,0 +1,78 @@
+"""What the platform knows about ``generation``: its kinds of job, and the checks that need the world."""
+
+from typing import Final
+from uuid import UUID
+
+from core.database import Database
+from core.store import ArtifactStore
+from domain.errors import FieldFault, InvalidInput, NotFound
+from domain.generation import ArtifactSource, CourseInput, InlineSource
+from rendering.sources import decode_source
+from repositories.artifacts import ArtifactRepository
+from services.kinds import JobKind
+from workflows.generation import COURSE_WORKFLOW, TASK_QUEUE
+
+_LARGEST_SOURCE_BYTES: Final = 16_777_216
+
+
+def course_kind(database: Database, store: ArtifactStore) -> JobKind:
+    """``generation.course``."""
+    check = SourceCheck(database, store)
+    return JobKind(
+        name="generation.course",
+        input_model=CourseInput,
+        workflow=COURSE_WORKFLOW,
+        task_queue=TASK_QUEUE,
+        summary=_summary,
+        budget=lambda wanted: wanted.budget_usd,
+        check=check,
+    )
+
+
+def _summary(wanted: CourseInput) -> str:
+    # The topic is the client's text and stays out of workflow history.
+    size = f"{wanted.modules} x {wanted.lessons_per_module} lessons"
+    return f"Course: {size}, {wanted.language}, {wanted.provider}"
+
+
+class SourceCheck:
+    """Refuses sources that cannot become a course, before the job is acknowledged."""
+
+    def __init__(self, database: Database, store: ArtifactStore) -> None:
+        self._database = database
+        self._store = store
+
+    async def __call__(self, tenant_id: UUID, wanted: CourseInput) -> None:
+        """Raise InvalidInput naming each source that is missing, too large, empty or not text."""
+        faults = [] if wanted.sources or wanted.provider != "offline" else [_NO_SOURCES]
+        for index, source in enumerate(wanted.sources):
+            pointer = f"/input/sources/{index}"
+            if isinstance(source, ArtifactSource):
+                fault = await self._fault_of_artifact(tenant_id, source, f"{pointer}/artifact_id")
+            else:
+                fault = _fault_of_text(source, f"{pointer}/text")
+            faults += [fault] if fault else []
+        if faults:
+            raise InvalidInput("the sources cannot be used", faults=faults)
+
+    async def _fault_of_artifact(self, tenant_id: UUID, source: ArtifactSource, pointer: str) -> FieldFault | None:
+        try:
+            async with self._database.tenant(tenant_id) as connection:
+                artifact = await ArtifactRepository(connection).get_one(source.artifact_id)
+            if artifact.bytes > _LARGEST_SOURCE_BYTES:
+                return FieldFault(pointer, f"is larger than {_LARGEST_SOURCE_BYTES} bytes")
+            decode_source(await self._store.get(artifact.store_key), name=artifact.name)
+        except (NotFound, InvalidInput) as fault:
+            return FieldFault(pointer, fault.detail)
+        return None
+
+
+_NO_SOURCES: Final = FieldFault("/input/sources", "the offline provider needs at least one source")
+
+
+def _fault_of_text(source: InlineSource, pointer: str) -> FieldFault | None:
+    try:
+        decode_source(source.text.encode(), name=source.name)
+    except InvalidInput as fault:
+        return FieldFault(pointer, fault.detail)
+    return None

@@ -1,0 +1,358 @@
+"""Starting jobs and acting on them. What returns from here is committed."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from core.database import Database
+from core.ids import new_id
+from domain.errors import FieldFault, IdempotencyMismatch, InvalidInput
+from domain.jobs import (
+    TERMINAL,
+    CommandAction,
+    JobAction,
+    JobRef,
+    JobStatus,
+    Labels,
+    NewJob,
+    WaitingKind,
+    WaitingOn,
+    check_action,
+)
+from repositories.commands import CommandRepository
+from repositories.jobs import JobRepository
+from repositories.rows import AnyRow
+from repositories.steps import StepRepository
+from repositories.tenants import IdempotencyRepository
+from services.commands import FAST_PATH_LEASE, Command, CommandSender
+from services.kinds import JobKind, KindRegistry, parse_input
+
+_PAST_TOLERANCE: Final = timedelta(minutes=5)
+_FURTHEST_START: Final = timedelta(days=366)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A wish for a job as it came in, its envelope validated and its ``input`` still raw."""
+
+    kind: str
+    input: Any
+    start_at: datetime | None = None
+    priority: int = 3
+    labels: Labels | None = None
+    callback_url: str | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
+
+    def fingerprint(self) -> bytes:
+        """A digest of everything the caller meant, independent of spelling and of the request's own ids."""
+        meant = [self.kind, self.input, self.start_at, self.priority, self.labels, self.callback_url]
+        return hashlib.sha256(orjson.dumps(meant, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job that is written down; ``replayed`` where an earlier request with the same key had started it."""
+
+    document: AnyRow
+    replayed: bool
+
+
+class JobService:
+    """Use cases on jobs, for one tenant at a time."""
+
+    def __init__(
+        self,
+        database: Database,
+        kinds: KindRegistry,
+        sender: CommandSender,
+        *,
+        max_running: int,
+        keep_keys: timedelta,
+    ) -> None:
+        self._database = database
+        self._kinds = kinds
+        self._sender = sender
+        self._max_running = max_running
+        self._keep_keys = keep_keys
+
+    async def start(self, tenant_id: UUID, request: JobRequest, *, key: str | None) -> Started:
+        """Write a job down, then try to hand it to Temporal at once.
+
+        Once the transaction is committed the job cannot be lost; if Temporal is away, a dispatcher starts it later.
+        Raises InvalidInput and IdempotencyMismatch.
+        """
+        kind = self._kinds.get(request.kind)
+        new = await self._prepare(tenant_id, kind, request)
+        job_id = new_id()
+        async with self._database.tenant(tenant_id) as connection:
+            earlier = await self._earlier(connection, tenant_id, request, key=key, job_id=job_id)
+            if earlier is not None:
+                return Started(await JobRepository(connection).get_document(earlier), replayed=True)
+            command = await self._write(connection, tenant_id, job_id, kind, new)
+            document = await JobRepository(connection).get_document(job_id)
+        if command is not None:
+            await self._sender.try_now(command)
+        return Started(document, replayed=False)
+
+    async def act(self, tenant_id: UUID, job_id: UUID, action: JobAction, *, comment: str | None = None) -> AnyRow:
+        """Ask something of a job. Asking twice changes nothing. Raises NotFound and StateError."""
+        async with self._database.tenant(tenant_id) as connection:
+            repository = JobRepository(connection)
+            row = await repository.get_for_update(job_id)
+            waiting = (row.waiting_on or {}).get("kind")
+            check_action(
+                action,
+                status=JobStatus(row.status),
+                paused=row.paused,
+                awaiting_approval=waiting == WaitingKind.APPROVAL,
+            )
+            command = await self._apply(connection, row, action, comment)
+            document = await repository.get_document(job_id)
+        if command is not None:
+            await self._sender.try_now(command)
+        return document
+
+    # --- starting -----------------------------------------------------------------------------------
+
+    async def _prepare(self, tenant_id: UUID, kind: JobKind, request: JobRequest) -> NewJob:
+        if request.start_at is not None:
+            _check_start(request.start_at)
+        parsed = parse_input(kind, request.input)
+        if kind.check is not None:
+            await kind.check(tenant_id, parsed)
+        return NewJob(
+            kind=kind.name,
+            input=parsed.model_dump(mode="json"),
+            task_queue=kind.task_queue,
+            start_at=request.start_at,
+            priority=request.priority,
+            labels=request.labels or {},
+            callback_url=request.callback_url,
+            budget_usd=kind.budget(parsed),
+            request_id=request.request_id,
+            traceparent=request.traceparent,
+        )
+
+    async def _earlier(
+        self, connection: AsyncConnection, tenant_id: UUID, request: JobRequest, *, key: str | None, job_id: UUID
+    ) -> UUID | None:
+        if key is None:
+            return None
+        fingerprint = request.fingerprint()
+        bound = await IdempotencyRepository(connection).claim(
+            tenant_id=tenant_id, key=key, request_hash=fingerprint, job_id=job_id, keep=self._keep_keys
+        )
+        if bound is None:
+            return None
+        if bound.request_hash != fingerprint:
+            raise IdempotencyMismatch("this idempotency key was used with a different request")
+        earlier: UUID = bound.job_id
+        return earlier
+
+    async def _write(
+        self, connection: AsyncConnection, tenant_id: UUID, job_id: UUID, kind: JobKind, new: NewJob
+    ) -> Command | None:
+        """The job's row and its start command; the command to try at once, if it may start at once."""
+        repository = JobRepository(connection)
+        later = new.start_at is not None and new.start_at > datetime.now(UTC)
+        admitted = not later and await repository.try_admit(tenant_id, kind.name, default_limit=self._max_running)
+        await repository.insert(
+            job_id=job_id,
+            tenant_id=tenant_id,
+            new=new,
+            admitted=admitted,
+            waiting_on=_first_wait(new, later=later, admitted=admitted),
+        )
+        command = Command(
+            id=new_id(),
+            job=JobRef(
+                job_id=job_id,
+                tenant_id=tenant_id,
+                kind=kind.name,
+                request_id=new.request_id,
+                traceparent=new.traceparent,
+            ),
+            action=CommandAction.START,
+            args=start_args(kind, new.input),
+            task_queue=kind.task_queue,
+            priority=new.priority,
+        )
+        due = new.start_at if later else None if not admitted else FAST_PATH_LEASE
+        await _add(connection, command, not_before=due)
+        if not admitted:
+            await CommandRepository(connection).wake_dispatchers()
+        return command if admitted else None
+
+    # --- acting -------------------------------------------------------------------------------------
+
+    async def _apply(
+        self, connection: AsyncConnection, row: AnyRow, action: JobAction, comment: str | None
+    ) -> Command | None:
+        match action:
+            case JobAction.CANCEL:
+                return await self._cancel(connection, row)
+            case JobAction.RETRY:
+                return await self._retry(connection, row)
+            case JobAction.PAUSE | JobAction.RESUME:
+                return await self._set_paused(connection, row, paused=action is JobAction.PAUSE)
+            case JobAction.APPROVE | JobAction.REJECT:
+                return await self._decide(connection, row, approved=action is JobAction.APPROVE, comment=comment)
+
+    async def _cancel(self, connection: AsyncConnection, row: AnyRow) -> Command | None:
+        repository, commands = JobRepository(connection), CommandRepository(connection)
+        if row.cancel_requested_at is not None:
+            return None
+        if row.status == JobStatus.QUEUED:
+            await commands.delete_of_job(row.id, CommandAction.START)
+            await repository.record(
+                job_id=row.id,
+                event="job.canceled",
+                values={"status": JobStatus.CANCELED, "finished_at": func.now(), "waiting_on": None},
+            )
+            await commands.release_waiting(row.tenant_id, row.kind)
+        else:
+            await repository.record(
+                job_id=row.id, event="job.cancel_requested", values={"cancel_requested_at": func.now()}
+            )
+        if row.admitted_at is None:
+            return None
+        command = _command(row, CommandAction.CANCEL, {})
+        await _add(connection, command, not_before=FAST_PATH_LEASE)
+        return command
+
+    async def _set_paused(self, connection: AsyncConnection, row: AnyRow, *, paused: bool) -> Command | None:
+        if row.paused == paused:
+            return None
+        waiting = WaitingOn(
+            kind=WaitingKind.PAUSED, detail="paused on request; steps in progress finish", since=datetime.now(UTC)
+        )
+        version = await JobRepository(connection).record(
+            job_id=row.id,
+            event="job.paused" if paused else "job.resumed",
+            values={"paused": paused, "waiting_on": waiting.model_dump(mode="json") if paused else None},
+        )
+        if row.admitted_at is None:
+            return None
+        command = _command(row, CommandAction.SIGNAL, {"signal": "set_paused", "args": [paused, version]})
+        await _add(connection, command, not_before=FAST_PATH_LEASE)
+        return command
+
+    async def _decide(
+        self, connection: AsyncConnection, row: AnyRow, *, approved: bool, comment: str | None
+    ) -> Command:
+        version = await JobRepository(connection).record(
+            job_id=row.id,
+            event="job.approved" if approved else "job.rejected",
+            data={"comment": comment},
+            values={"waiting_on": None},
+        )
+        # The comment stays in the event: workflow history carries no free text of people.
+        command = _command(row, CommandAction.SIGNAL, {"signal": "decide", "args": [approved, version]})
+        await _add(connection, command, not_before=FAST_PATH_LEASE)
+        return command
+
+    async def _retry(self, connection: AsyncConnection, row: AnyRow) -> Command | None:
+        repository = JobRepository(connection)
+        kind = self._kinds.get(row.kind)
+        admitted = await repository.try_admit(row.tenant_id, row.kind, default_limit=self._max_running)
+        waiting = None if admitted else capacity_wait()
+        attempt = row.attempt + 1
+        await StepRepository(connection).reopen(_ref(row, attempt=attempt))
+        await repository.record(
+            job_id=row.id,
+            event="job.retried",
+            data={"attempt": attempt},
+            allowed=TERMINAL,
+            values={
+                "status": JobStatus.QUEUED,
+                "attempt": attempt,
+                "paused": False,
+                "cancel_requested_at": None,
+                "finished_at": None,
+                "error": None,
+                "error_code": None,
+                "run_id": None,
+                "admitted_at": func.now() if admitted else None,
+                "waiting_on": waiting.model_dump(mode="json") if waiting else None,
+            },
+        )
+        command = _command(row, CommandAction.START, start_args(kind, row.input), attempt=attempt)
+        await _add(connection, command, not_before=FAST_PATH_LEASE if admitted else None)
+        if not admitted:
+            await CommandRepository(connection).wake_dispatchers()
+        return command if admitted else None
+
+
+def start_args(kind: JobKind, raw_input: Mapping[str, Any]) -> dict[str, Any]:
+    """What a dispatcher of any version needs in order to start the workflow."""
+    parsed = kind.input_model.model_validate(raw_input)
+    return {"workflow": kind.workflow, "summary": kind.summary(parsed)}
+
+
+def capacity_wait() -> WaitingOn:
+    """The job waits for a running slot of its tenant."""
+    return WaitingOn(
+        kind=WaitingKind.CAPACITY,
+        detail="as many jobs of this kind are running as the tenant may have",
+        since=datetime.now(UTC),
+    )
+
+
+def _first_wait(new: NewJob, *, later: bool, admitted: bool) -> WaitingOn | None:
+    if later:
+        return WaitingOn(
+            kind=WaitingKind.TIMER, detail="starts at its booked time", since=datetime.now(UTC), until=new.start_at
+        )
+    return None if admitted else capacity_wait()
+
+
+def _check_start(start_at: datetime) -> None:
+    now = datetime.now(UTC)
+    message = None
+    if start_at < now - _PAST_TOLERANCE:
+        message = "lies in the past"
+    elif start_at > now + _FURTHEST_START:
+        message = "lies more than a year ahead"
+    if message is not None:
+        raise InvalidInput("the start time is not possible", faults=[FieldFault("/start_at", message)])
+
+
+def _ref(row: AnyRow, *, attempt: int | None = None) -> JobRef:
+    return JobRef(
+        job_id=row.id,
+        tenant_id=row.tenant_id,
+        kind=row.kind,
+        attempt=attempt or row.attempt,
+        request_id=row.request_id,
+        traceparent=row.traceparent,
+    )
+
+
+def _command(row: AnyRow, action: CommandAction, args: dict[str, Any], *, attempt: int | None = None) -> Command:
+    return Command(
+        id=new_id(),
+        job=_ref(row, attempt=attempt),
+        action=action,
+        args=args,
+        task_queue=row.task_queue,
+        priority=row.priority,
+    )
+
+
+async def _add(connection: AsyncConnection, command: Command, *, not_before: datetime | timedelta | None) -> None:
+    await CommandRepository(connection).add(
+        command_id=command.id,
+        tenant_id=command.job.tenant_id,
+        job_id=command.job.job_id,
+        action=command.action,
+        args=command.args,
+        not_before=not_before,
+    )

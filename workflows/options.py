@@ -1,0 +1,49 @@
+"""Time-outs and retries, by what a call does. No activity is called without one of these."""
+
+from datetime import timedelta
+from typing import Final, TypedDict
+
+from temporalio.common import RetryPolicy
+
+
+class ActivityOptions(TypedDict, total=False):
+    """Keyword arguments of ``workflow.execute_activity`` and its kin."""
+
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+
+
+class LocalOptions(TypedDict, total=False):
+    """Keyword arguments of ``workflow.execute_local_activity`` and its kin."""
+
+    start_to_close_timeout: timedelta
+    local_retry_threshold: timedelta
+    retry_policy: RetryPolicy
+
+
+RECORD: Final[LocalOptions] = {
+    "start_to_close_timeout": timedelta(seconds=10),
+    "local_retry_threshold": timedelta(seconds=5),
+    "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30)),
+}
+"""A short transaction in our database, which must not be given up: retried for as long as it takes."""
+
+MODEL_CALL: Final[ActivityOptions] = {
+    "start_to_close_timeout": timedelta(minutes=10),
+    "heartbeat_timeout": timedelta(seconds=15),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60), maximum_attempts=30
+    ),
+}
+"""A call to a model provider: about half an hour of outage is ridden out, then the job fails and can be retried."""
+
+COMPUTE: Final[ActivityOptions] = {
+    "start_to_close_timeout": timedelta(minutes=10),
+    "heartbeat_timeout": timedelta(seconds=15),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30), maximum_attempts=20
+    ),
+}
+"""Work on our own data: parsing, rendering, storing."""
