@@ -204,12 +204,14 @@ def create_http_client(
     user_agent: str,
     metrics: OutboundMetrics | None = None,
     inject: HeaderInjector | None = None,
-    max_connections: int = 200,
+    max_connections: int = 1_000,
 ) -> httpx.AsyncClient:
     """Build the client of one process; whoever calls this closes it.
 
     It never follows redirects (a redirected POST is a second effect, a redirected callback an open door), never
     retries, and takes neither proxy nor credentials from the environment: ``proxy`` says it all.
+    ``max_connections`` has to exceed the number of calls at once, since waiting in the pool costs far more CPU than
+    a connection does.
     """
     # Few connections are kept: for each event the pool walks the square of the idle ones (httpcore 1.0), and every
     # kept one may die unseen under the next request, which turns that call's outcome into UNKNOWN.

@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     )
     openai_can_look_up: bool = True
 
+    # a mock mode for end-to-end tests and demonstrations: `make up` runs a stand-in instead of OpenAI
+    standin_openai: bool = False
+    standin_openai_port: Port = 8002
+    standin_openai_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.3
+    standin_openai_faults: Path | None = None
+
     # what operators see
     log_format: Annotated[str, StringConstraints(pattern="^(auto|json|console)$")] = "auto"
     log_level: Annotated[str, StringConstraints(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
@@ -138,6 +144,7 @@ class Settings(BaseSettings):
             < _SHORTEST_PEPPER_CHARS,
             "LONGHAUL_CORS_ORIGINS contains *": "*" in self.cors_origins,
             "LONGHAUL_PUBLIC_URL is not set": self.public_url is None,
+            "LONGHAUL_STANDIN_OPENAI is for development": self.standin_openai,
         }
         return [fault for fault, present in checks.items() if present]
 

@@ -277,6 +277,7 @@ TITLES: Final[dict[str, str]] = {
     "E.REQUEST.TOO_LARGE": "The request is too large",
     "E.REQUEST.MEDIA_TYPE": "Unsupported media type",
     "E.REQUEST.METHOD": "Method not allowed",
+    "E.REQUEST.NOT_ACCEPTABLE": "No acceptable representation",
     "E.REQUEST.TIMEOUT": "The request took too long to arrive",
     "E.AUTH.INVALID": "Authentication required",
     "E.AUTH.SCOPE": "The key lacks a scope",

@@ -101,8 +101,8 @@ def validate_answer(model: type[ModelT], raw_text: str) -> ModelT | AnswerFault:
     """
     document = _unfenced(raw_text)
     try:
-        data = _parse(document)
-        faults = tuple(_text_faults(data, ""))
+        data = parse_document(document)
+        faults = tuple(text_faults(data, ""))
     except RecursionError:
         return AnswerFault(errors=(("", "the document is nested too deeply"),))
     except ValueError as exc:
@@ -114,7 +114,7 @@ def validate_answer(model: type[ModelT], raw_text: str) -> ModelT | AnswerFault:
         return model.model_validate_json(document, strict=True)
     except ValidationError as exc:
         errors = exc.errors(include_url=False, include_context=False, include_input=False)
-        return AnswerFault(errors=tuple((_pointer(e["loc"], data), e["msg"]) for e in errors[:_MAX_FAULTS]))
+        return AnswerFault(errors=tuple((pointer(e["loc"], data), e["msg"]) for e in errors[:_MAX_FAULTS]))
 
 
 def _unfenced(text: str) -> str:
@@ -125,7 +125,8 @@ def _unfenced(text: str) -> str:
     return text
 
 
-def _parse(document: str) -> Any:
+def parse_document(document: str) -> Any:
+    """Read one JSON document; raises ValueError for names that repeat, and for numbers that JSON does not have."""
     try:
         return json.loads(
             document,
@@ -157,19 +158,19 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _text_faults(value: Any, at: str) -> Iterator[tuple[str, str]]:
+def text_faults(value: Any, at: str) -> Iterator[tuple[str, str]]:
     """Yield every string, names included, that neither PostgreSQL nor UTF-8 can hold."""
     if isinstance(value, str):
         yield from _fault_of(storable, value, at)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _text_faults(item, f"{at}/{index}")
+            yield from text_faults(item, f"{at}/{index}")
     elif isinstance(value, dict):
         for name, item in value.items():
             bad_name = tuple(_fault_of(storable, name, at))
             yield from bad_name
             if not bad_name:
-                yield from _text_faults(item, f"{at}/{_escaped(name)}")
+                yield from text_faults(item, f"{at}/{_escaped(name)}")
 
 
 def _fault_of(check: Callable[[str], str], text: str, at: str) -> Iterator[tuple[str, str]]:
@@ -183,7 +184,7 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _pointer(location: tuple[int | str, ...], data: Any) -> str:
+def pointer(location: tuple[int | str, ...], data: Any) -> str:
     """Turn pydantic's location into a JSON pointer, leaving out what is no place in ``data``, such as union tags."""
     pointer, here = "", data
     for position, step in enumerate(location):

@@ -56,10 +56,11 @@ class Ranked:
 def rank_sentences(passages: Sequence[Passage], lexicon: Lexicon, focus: Collection[str] = ()) -> list[Ranked]:
     """Weigh up to MAX_RANKED sentences, spread evenly over the passages. ``focus`` holds the stems asked for."""
     room = max(MAX_RANKED // max(len(passages), 1), 1)
+    stride = -(-len(passages) // MAX_RANKED) or 1
     found = [
         (number, sentence)
-        for number, passage in enumerate(passages[:MAX_RANKED])
-        for sentence in passage.sentences[:room]
+        for number in range(0, len(passages), stride)
+        for sentence in passages[number].sentences[:room]
     ]
     vectors = vectors_of([lexicon.stems(sentence.text) for _, sentence in found])
     scores = rank(vectors)

@@ -25,6 +25,7 @@ _MAX_PARAGRAPH_SENTENCES: Final = 6
 _MERGED_PARAGRAPH_SENTENCES: Final = 4
 _MAX_BULLETS: Final = 8
 _MAX_LISTED: Final = 24
+_MAX_PARAGRAPHS: Final = 30
 _MIN_SENTENCES: Final = 4
 _MAX_SENTENCE_CHARS: Final = 1_000
 _MAX_SUMMARY_CHARS: Final = 1_500
@@ -116,7 +117,8 @@ class _Writer:
         fit = [one for one in prose if not one.text.endswith(":")]
         if has_list and prose and prose[-1] not in fit:
             fit.append(prose[-1])  # it introduces the list
-        for group in _grouped(_selected(fit or ([] if has_list else prose), words)):
+        chosen = _selected(fit or ([] if has_list else prose), words)
+        for group in _grouped(chosen)[:_MAX_PARAGRAPHS]:
             yield " ".join(clip(one.text, _MAX_SENTENCE_CHARS) for one in group)
 
     def _bullets(self, chunk: _Chunk) -> list[str]:

@@ -14,6 +14,9 @@ from gateways.offline.sentences import split_sentences
 # By the number of headings that two neighbours share.
 _RELUCTANCE: Final = (0.1, 0.4, 1.0, 1.2)
 _SAME_SECTION_RELUCTANCE: Final = 1.4
+# Less than nothing: two texts in one module are worth some imbalance to avoid.
+_OTHER_SOURCE_RELUCTANCE: Final = -0.7
+_LEAST_SENTENCES: Final = 3
 _WHITE: Final = re.compile(r"\s+")
 
 
@@ -59,23 +62,23 @@ def passage_of(section: Section) -> Passage:
 def part_of(passage: Passage, part: int, parts: int) -> Passage:
     """Part ``part`` (from 1) of ``parts``: cut between paragraphs where there are enough, else between sentences.
 
-    Where there are fewer sentences than parts, neighbours share one.
+    Where that would leave a sentence or two for each, neighbours overlap instead.
     """
     if parts == 1:
         return passage
     units = _paragraphs(passage.sentences)
     if len(units) < parts:
         units = [[sentence] for sentence in passage.sentences]
-    if len(units) < parts:
-        chosen = units[(part - 1) * len(units) // parts]
-        return replace(passage, sentences=tuple(chosen))
+        if len(units) < parts * _LEAST_SENTENCES:
+            start = (part - 1) * max(len(units) - _LEAST_SENTENCES, 0) // max(parts - 1, 1)
+            return replace(passage, sentences=passage.sentences[start : start + _LEAST_SENTENCES])
     weights = [float(sum(len(sentence.text) for sentence in unit)) for unit in units]
     first, last = cut(weights, [0.0] * len(units), parts)[part - 1]
     return replace(passage, sentences=tuple(sentence for unit in units[first:last] for sentence in unit))
 
 
 def border_reluctance(sections: Sequence[Section]) -> list[float]:
-    """How bad it is to separate each section from the one before: not at all where another source begins."""
+    """How bad it is to separate each section from the one before; where another source begins it is good."""
     return [0.0, *(_closeness(one, other) for one, other in pairwise(sections))]
 
 
@@ -105,7 +108,7 @@ def _paragraphs(sentences: Iterable[Sentence]) -> list[list[Sentence]]:
 
 def _closeness(one: Section, other: Section) -> float:
     if one.source != other.source:
-        return 0.0
+        return _OTHER_SOURCE_RELUCTANCE
     if one.path == other.path:
         return _SAME_SECTION_RELUCTANCE
     shared = 0

@@ -76,10 +76,9 @@ class _Planner:
         self._focus = frozenset(self._lexicon.stems(task.topic))
         self._book = PhraseBook(self._lexicon)
         self._wording = wording_for(task.language)
-        self._counts = {passage.section.id: self._book.count_passage(passage) for passage in passages}
         self._all: Counter[Key] = Counter()
-        for counts in self._counts.values():
-            self._all.update(counts)
+        for passage in passages:
+            self._all.update(self._book.count_passage(passage))
         self._depth = len(shared_prefix([passage.section.path for passage in passages]))
         self._module_names = Names()
         self._lesson_names = Names()
@@ -134,7 +133,7 @@ class _Planner:
             yield self._wording.part_title.format(heading=base, part=piece.part)
 
     def _with_subjects(self, base: str, passages: Sequence[Passage]) -> Iterator[str]:
-        for subject in self._book.subjects(passages, background=self._all, beside=base):
+        for subject in self._book.subjects(passages, background=self._all, beside=base, loose=True):
             yield f"{base}: {uncapitalised(subject)}"
 
     def _objectives(self, piece: Piece, counts: Mapping[Key, int], title: str) -> Iterator[str]:
@@ -143,7 +142,8 @@ class _Planner:
         if piece.parts > 1:
             heading = heading_of(piece.passages[0].section)
             yield wording.part.format(part=piece.part, parts=piece.parts, heading=heading)
-        if title != wording.part_title.format(heading=title.rpartition(",")[0], part=piece.part):
+        # "Wind, part 3" says no more than the objective above.
+        if piece.parts == 1 or title != wording.part_title.format(heading=title.rpartition(",")[0], part=piece.part):
             yield explain.format(wording.quoted(title))
         terms = self._terms(piece)
         if terms:
@@ -164,9 +164,7 @@ class _Planner:
         return list(terms.values())[:_TERMS_IN_OBJECTIVES]
 
     def _counts_of(self, piece: Piece) -> Counter[Key]:
-        if piece.parts > 1:
-            return self._book.count_passage(piece.passages[0])
         counts: Counter[Key] = Counter()
         for passage in piece.passages:
-            counts.update(self._counts[passage.section.id])
+            counts.update(self._book.count_passage(passage))
         return counts

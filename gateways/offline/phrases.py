@@ -23,7 +23,7 @@ _INTRODUCERS: Final = word_set("""
     a an the its their his her our your each every no any this these those one two several many
     of with from by per between
 """)
-_OFTEN: Final = 3
+_TWICE, _OFTEN = 2, 3
 _SUBJECTS: Final = 5
 _SHORTEST_WORD: Final = 3
 _LONGEST_WORD: Final = 40
@@ -42,12 +42,12 @@ _SURE: Final = tuple(
     re.compile(pattern)
     for pattern in (
         (
-            r"^(?:An?\s+|The\s+)?(?P<term>[^,.;:!?()—]{2,60}?)(?:\s+\([^)]{1,40}\))?\s+"
+            r"^(?:An?\s+|The\s+)?(?P<term>(?:[^,.;:!?()—]|\.(?=\w)){2,60}?)(?:\s+\([^)]{1,40}\))?\s+"
             r"(?:is|are)\s+(?:an?|the\s+\w+\s+(?:of|that|which|in|by|for|to)|one\s+of|any|every|what|how)\b"
         ),
-        r"^(?:An?\s+|The\s+)?(?P<term>[^,.;:!?()—]{2,60}?)\s+(?:refers\s+to|stands\s+for|denotes|consists\s+of)\s",
-        r"^(?P<term>[^,.;:!?()—]{2,60}?)(?:\s+\([^)]{1,40}\))?\s+—\s+это\s",
-        r"^(?P<term>[^,.;:!?()—]{2,60}?)(?:\s+\([^)]{1,40}\))?\s+(?:является|представляет\s+собой)\s",
+        r"^(?:An?\s+|The\s+)?(?P<term>(?:[^,.;:!?()—]|\.(?=\w)){2,60}?)\s+(?:refers\s+to|stands\s+for|denotes|consists\s+of)\s",
+        r"^(?P<term>(?:[^,.;:!?()—]|\.(?=\w)){2,60}?)(?:\s+\([^)]{1,40}\))?\s+—\s+это\s",
+        r"^(?P<term>(?:[^,.;:!?()—]|\.(?=\w)){2,60}?)(?:\s+\([^)]{1,40}\))?\s+(?:является|представляет\s+собой)\s",
     )
 )
 _DASHED: Final = re.compile(r"^(?P<term>[^,.;:!?()—]{2,40}?)(?:\s+—\s+(?!не\b|not\b)|\s+(?:means|означает)\s+)\w.{20,}")
@@ -73,20 +73,22 @@ class PhraseBook:
         self._lexicon = lexicon
         self._forms: defaultdict[Key, Counter[str]] = defaultdict(Counter)
         self._named: set[Key] = set()
+        self._counts: dict[tuple[str, int, int], Counter[Key]] = {}
 
     def count_passage(self, passage: Passage) -> Counter[Key]:
         """How often each phrase of up to three words occurs in the heading and the text, lists only for want of it."""
-        counts: Counter[Key] = Counter()
-        for text in (*passage.section.path[-1:], *(one.text for one in passage.prose or passage.sentences)):
-            for run in self._runs(text):
-                for phrase in _stretches(run):
-                    key = tuple(word.stem for word in phrase)
-                    counts[key] += 1
-                    self._note(key, phrase, closes=phrase[-1] is run[-1])
-        return counts
+        place = (passage.section.id, passage.sentences[0].place, len(passage.sentences))
+        if place not in self._counts:
+            self._counts[place] = self._count(passage)
+        return self._counts[place]
 
-    def subjects(self, passages: Sequence[Passage], *, background: Mapping[Key, int], beside: str) -> Iterator[str]:
-        """What the passages are about, in words other than those of ``beside``: terms they define, then phrases."""
+    def subjects(
+        self, passages: Sequence[Passage], *, background: Mapping[Key, int], beside: str, loose: bool = False
+    ) -> Iterator[str]:
+        """What the passages are about, in words other than those of ``beside``: terms they define, then phrases.
+
+        Where a name is needed at any price, ``loose`` adds the phrases they share with the rest of the text.
+        """
         known = set(self._lexicon.stems(beside))
         for sentence in (one for passage in passages for one in passage.prose):
             found = defined_term(sentence.text, listed=False, lexicon=self._lexicon)
@@ -99,9 +101,12 @@ class PhraseBook:
         often = {
             key: count
             for key, count in counts.items()
-            if len(key) > 1 or (count >= _OFTEN and count * 2 > background.get(key, 0))
+            if len(key) > 1 or (count >= (_TWICE if loose else _OFTEN) and count * 2 > background.get(key, 0))
         }
-        for phrase in self.top(often, _SUBJECTS, background=background):
+        phrases = self.top(often, _SUBJECTS, background=background)
+        if loose:
+            phrases += self.top({key: background.get(key, 0) for key in counts}, _SUBJECTS)
+        for phrase in phrases:
             if not known & set(self._lexicon.stems(phrase)):
                 yield capitalised(phrase)
 
@@ -119,6 +124,16 @@ class PhraseBook:
             if not any(set(key) & set(other) for other in chosen):
                 chosen.append(key)
         return [self.form(key) for key in chosen]
+
+    def _count(self, passage: Passage) -> Counter[Key]:
+        counts: Counter[Key] = Counter()
+        for text in (*passage.section.path[-1:], *(one.text for one in passage.prose or passage.sentences)):
+            for run in self._runs(text):
+                for phrase in _stretches(run):
+                    key = tuple(word.stem for word in phrase)
+                    counts[key] += 1
+                    self._note(key, phrase, closes=phrase[-1] is run[-1])
+        return counts
 
     def _ranked(self, counts: Mapping[Key, int], background: Mapping[Key, int]) -> list[Key]:
         inside: Counter[Key] = Counter()

@@ -66,6 +66,7 @@ class TestDecodeSource:
             decode_source(raw, name="a.bin")
         assert caught.value.code == "E.SOURCE.NOT_TEXT"
 
+    @settings(deadline=None)
     @given(st.binary(max_size=200))
     def test_any_bytes(self, raw: bytes) -> None:
         """Bytes are either text with something in it or refused with one of two codes."""
@@ -261,6 +262,7 @@ class TestPlain:
         assert section.paragraphs == ("Bring:",)
         assert section.bullets == ("a lamp with oil", "a coat", "first", "second")
 
+    @settings(deadline=None)
     @given(st.lists(st.text("абвгд efgh.,!?\n•|", min_size=1, max_size=80), max_size=8))
     def test_words_are_neither_lost_nor_invented(self, parts: list[str]) -> None:
         """Lower-case text has no headings, so every word of it comes out, in order."""
