@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import func
 from temporalio import activity
 
 from activities.errors import problem
 from core.database import Database
 from core.logging import bind_job
-from domain.jobs import CommandAction, JobRef, JobStatus, StepPlan, StepStatus
+from domain.jobs import JobRef, JobStatus, StepPlan, StepStatus
 from domain.model import Frozen
-from repositories.commands import CommandRepository
-from repositories.jobs import OPEN, JobRepository, admitted_once, keep_pause, settled_cost, started_once
+from repositories.jobs import JobRepository
 from repositories.steps import StepRepository
+from repositories.transitions import JobTransitions
 
 _CLOSED_STEP: Final = {
     JobStatus.SUCCEEDED: StepStatus.SUCCEEDED,
@@ -66,25 +65,12 @@ class JobActivities:
         job = begin.job
         with bind_job(job):
             async with self._database.tenant(job.tenant_id) as connection:
-                version = await JobRepository(connection).record(
-                    job_id=job.job_id,
-                    attempt=job.attempt,
-                    event="job.running",
-                    data={"attempt": job.attempt},
-                    values={
-                        "status": JobStatus.RUNNING,
-                        "started_at": started_once,
-                        "run_id": activity.info().workflow_run_id,
-                        "admitted_at": admitted_once,
-                        "waiting_on": keep_pause,
-                    },
-                )
-                if version is None:
+                paused = await JobTransitions(connection).begin(job, run_id=activity.info().workflow_run_id or "")
+                if paused is None:
                     return BeginJobResult(proceed=False)
-                await CommandRepository(connection).delete_of_job(job.job_id, CommandAction.START)
                 if begin.steps:
                     await StepRepository(connection).plan(job, begin.steps, first_position=0)
-                return BeginJobResult(proceed=True, paused=await JobRepository(connection).is_paused(job.job_id))
+                return BeginJobResult(proceed=True, paused=paused)
 
     @activity.defn(name="plan_steps")
     async def plan_steps(self, plan: PlanStepsInput) -> None:
@@ -107,26 +93,11 @@ class JobActivities:
         error = problem(finish.error_code, finish.error_detail or "") if finish.error_code else None
         with bind_job(job):
             async with self._database.tenant(job.tenant_id) as connection:
-                repository = JobRepository(connection)
-                if not await repository.lock_attempt(job):
-                    return
-                await StepRepository(connection).close_open(job, _CLOSED_STEP[finish.status])
-                progress = {"progress": 1.0} if finish.status is JobStatus.SUCCEEDED else {}
-                await repository.record(
-                    job_id=job.job_id,
-                    attempt=job.attempt,
-                    event=f"job.{finish.status.value}",
-                    data={"code": finish.error_code} if finish.error_code else {},
-                    allowed=OPEN,
-                    values={
-                        "status": finish.status,
-                        "result": finish.result,
-                        "error": error,
-                        "error_code": finish.error_code,
-                        "finished_at": func.now(),
-                        "waiting_on": None,
-                        **progress,
-                        **settled_cost,
-                    },
+                await JobTransitions(connection).finish(
+                    job,
+                    status=finish.status,
+                    step_status=_CLOSED_STEP[finish.status],
+                    result=finish.result,
+                    error=error,
+                    error_code=finish.error_code,
                 )
-                await CommandRepository(connection).release_waiting(job.tenant_id, job.kind)

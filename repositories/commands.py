@@ -108,7 +108,11 @@ class CommandRepository:
             .order_by(jobs.c.priority, commands.c.id)
             .limit(1)
         )
-        await self._connection.execute(
-            update(commands).where(commands.c.id == waiting.scalar_subquery()).values(not_before=func.now())
+        released = (
+            update(commands)
+            .where(commands.c.id == waiting.scalar_subquery())
+            .values(not_before=func.now())
+            .returning(commands.c.id)
         )
-        await self.wake_dispatchers()
+        if (await self._connection.execute(released)).one_or_none() is not None:
+            await self.wake_dispatchers()

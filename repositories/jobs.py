@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import NotFound
-from domain.jobs import TERMINAL, JobRef, JobStatus, NewJob, WaitingOn
+from domain.jobs import TERMINAL, JobRef, JobStatus
 from repositories.rows import AnyRow
 from repositories.tables import job_events, job_steps, jobs, provider_calls, tenants
 
@@ -93,12 +93,6 @@ measured_progress: Final = func.least(
 )
 """Progress as the shares of finished parts; it never goes back."""
 
-started_once: Final = func.coalesce(jobs.c.started_at, func.now())
-"""The start as first recorded; a retry does not move it."""
-
-admitted_once: Final = func.coalesce(jobs.c.admitted_at, func.now())
-"""The admission as first recorded."""
-
 
 def _spent(column: Any) -> ColumnElement[Any]:
     return func.coalesce(
@@ -162,10 +156,6 @@ class JobRepository:
         if found is None:
             raise NotFound("there is no such job")
         return dict(found.input)
-
-    async def is_paused(self, job_id: UUID) -> bool:
-        """Whether the job is to pause before its next step."""
-        return bool((await self._connection.execute(select(jobs.c.paused).where(jobs.c.id == job_id))).scalar_one())
 
     async def get_result(self, job_id: UUID) -> AnyRow:
         """Status and result of a job. Raises NotFound."""
@@ -232,29 +222,6 @@ class JobRepository:
         return (await self._connection.execute(query)).all()
 
     # --- changes ------------------------------------------------------------------------------------
-
-    async def insert(
-        self, *, job_id: UUID, tenant_id: UUID, new: NewJob, admitted: bool, waiting_on: WaitingOn | None
-    ) -> None:
-        """Write a queued job and its first event."""
-        waiting = waiting_on.model_dump(mode="json") if waiting_on else None
-        row = new.model_dump(exclude={"labels", "input"}) | {
-            "id": job_id,
-            "tenant_id": tenant_id,
-            "labels": new.labels,
-            "input": new.input,
-            "waiting_on": waiting,
-        }
-        await self._connection.execute(insert(jobs).values(**row, admitted_at=func.now() if admitted else None))
-        await self._connection.execute(
-            insert(job_events).values(
-                tenant_id=tenant_id,
-                job_id=job_id,
-                seq=1,
-                type="job.queued",
-                data={"status": "queued", "progress": 0.0, "waiting_on": waiting},
-            )
-        )
 
     async def record(
         self,

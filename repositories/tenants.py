@@ -56,7 +56,10 @@ class TenantRepository:
 
     async def get_live_key_or_none(self, prefix: str) -> AnyRow | None:
         """The key with this prefix, unless it is revoked or expired."""
-        query = select(api_keys.c.id, api_keys.c.tenant_id, api_keys.c.key_hash, api_keys.c.scopes).where(
+        wanted = select(
+            api_keys.c.id, api_keys.c.tenant_id, api_keys.c.key_hash, api_keys.c.scopes, api_keys.c.expires_at
+        )
+        query = wanted.where(
             api_keys.c.prefix == prefix,
             api_keys.c.revoked_at.is_(None),
             func.coalesce(api_keys.c.expires_at > func.now(), True),
@@ -97,21 +100,19 @@ class IdempotencyRepository:
 
         A concurrent request with the same key waits here until the first one commits or rolls back.
         """
-        await self._connection.execute(
-            delete(idempotency_keys).where(idempotency_keys.c.key == key, idempotency_keys.c.expires_at < func.now())
+        binding = pg_insert(idempotency_keys).values(
+            tenant_id=tenant_id, key=key, request_hash=request_hash, job_id=job_id, expires_at=func.now() + keep
         )
-        taken = (
-            pg_insert(idempotency_keys)
-            .values(
-                tenant_id=tenant_id,
-                key=key,
-                request_hash=request_hash,
-                job_id=job_id,
-                expires_at=func.now() + keep,
-            )
-            .on_conflict_do_nothing()
-            .returning(idempotency_keys.c.key)
-        )
+        # A key whose time is over is free again.
+        taken = binding.on_conflict_do_update(
+            index_elements=["tenant_id", "key"],
+            set_={
+                "request_hash": binding.excluded.request_hash,
+                "job_id": binding.excluded.job_id,
+                "expires_at": binding.excluded.expires_at,
+            },
+            where=idempotency_keys.c.expires_at < func.now(),
+        ).returning(idempotency_keys.c.key)
         if (await self._connection.execute(taken)).one_or_none() is not None:
             return None
         older = select(idempotency_keys.c.request_hash, idempotency_keys.c.job_id)

@@ -31,11 +31,13 @@ from repositories.jobs import JobRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepRepository
 from repositories.tenants import IdempotencyRepository
+from repositories.transitions import JobTransitions
 from services.commands import FAST_PATH_LEASE, Command, CommandSender
 from services.kinds import JobKind, KindRegistry, parse_input
 
 _PAST_TOLERANCE: Final = timedelta(minutes=5)
 _FURTHEST_START: Final = timedelta(days=366)
+_AT_ONCE: Final = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,7 @@ class JobService:
             earlier = await self._earlier(connection, tenant_id, request, key=key, job_id=job_id)
             if earlier is not None:
                 return Started(await JobRepository(connection).get_document(earlier), replayed=True)
-            command = await self._write(connection, tenant_id, job_id, kind, new)
-            document = await JobRepository(connection).get_document(job_id)
+            document, command = await self._write(connection, tenant_id, job_id, kind, new)
         if command is not None:
             await self._sender.try_now(command)
         return Started(document, replayed=False)
@@ -159,18 +160,13 @@ class JobService:
 
     async def _write(
         self, connection: AsyncConnection, tenant_id: UUID, job_id: UUID, kind: JobKind, new: NewJob
-    ) -> Command | None:
-        """The job's row and its start command; the command to try at once, if it may start at once."""
-        repository = JobRepository(connection)
+    ) -> tuple[AnyRow, Command | None]:
+        """The job's document, and the command to try at once if the job may start at once."""
         later = new.start_at is not None and new.start_at > datetime.now(UTC)
-        admitted = not later and await repository.try_admit(tenant_id, kind.name, default_limit=self._max_running)
-        await repository.insert(
-            job_id=job_id,
-            tenant_id=tenant_id,
-            new=new,
-            admitted=admitted,
-            waiting_on=_first_wait(new, later=later, admitted=admitted),
+        admitted = not later and await JobRepository(connection).try_admit(
+            tenant_id, kind.name, default_limit=self._max_running
         )
+        waiting_on = _first_wait(new, later=later, admitted=admitted)
         command = Command(
             id=new_id(),
             job=JobRef(
@@ -185,11 +181,20 @@ class JobService:
             task_queue=kind.task_queue,
             priority=new.priority,
         )
-        due = new.start_at if later else None if not admitted else FAST_PATH_LEASE
-        await _add(connection, command, not_before=due)
+        document = await JobTransitions(connection).queue(
+            new,
+            job_id=job_id,
+            tenant_id=tenant_id,
+            command_id=command.id,
+            args=command.args,
+            admitted=admitted,
+            waiting_on=waiting_on.model_dump(mode="json") if waiting_on else None,
+            due=new.start_at if later else None,
+            lease=FAST_PATH_LEASE if admitted else _AT_ONCE,
+        )
         if not admitted:
             await CommandRepository(connection).wake_dispatchers()
-        return command if admitted else None
+        return document, command if admitted else None
 
     # --- acting -------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ APP_GRANTS = {
     "job_steps": "SELECT, INSERT, UPDATE",
     "job_events": "SELECT, INSERT",
     "commands": "SELECT, INSERT, UPDATE, DELETE",
-    "idempotency_keys": "SELECT, INSERT, DELETE",
+    "idempotency_keys": "SELECT, INSERT, UPDATE",
     "artifacts": "SELECT, INSERT",
     "step_results": "SELECT, INSERT",
     "provider_calls": "SELECT, INSERT, UPDATE",
