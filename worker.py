@@ -18,7 +18,6 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
@@ -30,13 +29,13 @@ from core.database import Database, check_schema, create_database
 from core.health import health_app, serve
 from core.http import HttpTimeouts, OutboundMetrics, create_http_client
 from core.ids import new_id
-from core.logging import configure_logging
+from core.logging import configure_logging, create_mask
 from core.metrics import PoolCollector, WorkerMetrics, create_registry, render, temporal_runtime
 from core.notify import Listener
 from core.settings import ConfigurationError, Settings, load_settings
 from core.store import create_artifact_store
 from core.telemetry import Tracing, create_tracing
-from core.temporal import connect, create_data_converter
+from core.temporal import connect, create_data_converter, workflow_sandbox
 from core.version import VERSION
 from domain.errors import DatabaseUnavailable, LonghaulError, TemporalUnavailable
 from domain.generation import LanguageModel
@@ -58,13 +57,6 @@ _log = structlog.get_logger(__name__)
 
 _BEAT_SECONDS: Final = 4.0
 _WORKFLOW_TASKS: Final = 100
-
-# The sandbox watches our workflow modules; what they import is deterministic by the rules of its room, or runs in
-# activities only. Re-importing it for every workflow would cost tens of milliseconds each.
-_PASSED_THROUGH: Final = (
-    "activities", "core", "domain", "gateways", "prompts", "rendering", "repositories",
-    "pydantic", "pydantic_core", "sqlalchemy", "structlog", "orjson", "opentelemetry", "httpx",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +107,7 @@ class WorkerProcess:
             if client is None:
                 return
             course = await stack.enter_async_context(self._generation(database, tracing))
-            served = queues(JobActivities(database), course)
+            served = queues(JobActivities(database, self._metrics), course)
             health = health_app(
                 ready=lambda: self._faults(database, client, [queue.name for queue in served]),
                 metrics=lambda: render(self._registry, f"http://127.0.0.1:{sdk_port}/metrics"),
@@ -191,7 +183,7 @@ class WorkerProcess:
         sender = CommandSender(
             client, timeout=timedelta(seconds=max(settings.start_timeout_seconds, 5)), attach=tracing.attach
         )
-        dispatcher = Dispatcher(database, sender, max_running=settings.max_running_per_kind)
+        dispatcher = Dispatcher(database, sender, self._metrics, max_running=settings.max_running_per_kind)
         listener = Listener(
             settings.require_database_url(),
             on_notify={COMMAND_CHANNEL: dispatcher.wake},
@@ -244,9 +236,7 @@ class WorkerProcess:
             workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
             activity_task_poller_behavior=PollerBehaviorAutoscaling(),
             graceful_shutdown_timeout=timedelta(seconds=self._settings.shutdown_grace_seconds),
-            workflow_runner=SandboxedWorkflowRunner(
-                restrictions=SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH)
-            ),
+            workflow_runner=workflow_sandbox(),
             identity=f"{os.getpid()}@longhaul/{queue.name}",
         )
 

@@ -8,6 +8,7 @@ from temporalio import activity
 from activities.errors import problem
 from core.database import Database
 from core.logging import bind_job
+from core.metrics import WorkerMetrics
 from domain.jobs import JobRef, JobStatus, StepPlan, StepStatus
 from domain.model import Frozen
 from repositories.jobs import JobRepository
@@ -56,8 +57,9 @@ class FinishJobInput(Frozen):
 class JobActivities:
     """Begin, plan and finish. Short transactions, run as local activities."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, metrics: WorkerMetrics) -> None:
         self._database = database
+        self._metrics = metrics
 
     @activity.defn(name="begin_job")
     async def begin_job(self, begin: BeginJobInput) -> BeginJobResult:
@@ -93,7 +95,7 @@ class JobActivities:
         error = problem(finish.error_code, finish.error_detail or "") if finish.error_code else None
         with bind_job(job):
             async with self._database.tenant(job.tenant_id) as connection:
-                await JobTransitions(connection).finish(
+                seconds = await JobTransitions(connection).finish(
                     job,
                     status=finish.status,
                     step_status=_CLOSED_STEP[finish.status],
@@ -101,3 +103,5 @@ class JobActivities:
                     error=error,
                     error_code=finish.error_code,
                 )
+        if seconds is not None:
+            self._metrics.count_job(kind=job.kind, status=finish.status.value, seconds=seconds)

@@ -16,6 +16,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from domain.errors import TemporalUnavailable
 
@@ -109,3 +110,17 @@ async def connect(
         )
     except (RuntimeError, RPCError) as fault:
         raise TemporalUnavailable(f"Temporal does not answer at {address}") from fault
+
+
+# The sandbox watches our workflow modules. What they import is deterministic by the rules of its room, or runs in
+# activities only; importing it anew for every workflow would cost tens of milliseconds each.
+_PASSED_THROUGH: Final = (
+    "activities", "core", "domain", "gateways", "prompts", "rendering", "repositories", "workflows.options",
+    "pydantic", "pydantic_core", "sqlalchemy", "structlog", "orjson", "opentelemetry", "httpx",
+)  # fmt: skip
+
+
+def workflow_sandbox(*more: str) -> SandboxedWorkflowRunner:
+    """How workflow code is run, in workers and in replays alike; ``more`` names further modules to pass through."""
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH, *more)
+    return SandboxedWorkflowRunner(restrictions=restrictions)

@@ -74,10 +74,10 @@ class CommandRepository:
         claimed = await self._connection.execute(_claim, {"limit": limit, "lease": lease.total_seconds()})
         return claimed.all()
 
-    async def get_next_due(self) -> datetime | None:
-        """When the earliest command becomes due."""
-        due: datetime | None = (await self._connection.execute(select(func.min(commands.c.not_before)))).scalar_one()
-        return due
+    async def get_backlog(self) -> tuple[int, datetime | None]:
+        """How many commands there are, and when the earliest becomes due."""
+        found = (await self._connection.execute(select(func.count(), func.min(commands.c.not_before)))).one()
+        return found[0], found[1]
 
     async def delete(self, command_ids: Sequence[UUID]) -> None:
         """These commands are delivered, or have become pointless."""

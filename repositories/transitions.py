@@ -109,7 +109,8 @@ _finish = text(
         UPDATE commands SET not_before = now() FROM next_in_line WHERE commands.id = next_in_line.id
         RETURNING commands.id
     )
-    SELECT pg_notify('longhaul_jobs', job.id || ':' || job.version),
+    SELECT extract(epoch FROM job.finished_at - job.created_at)::float8 AS seconds,
+           pg_notify('longhaul_jobs', job.id || ':' || job.version),
            (SELECT pg_notify('longhaul_commands', '') FROM released)
     FROM job
     """
@@ -174,8 +175,11 @@ class JobTransitions:
         result: dict[str, Any] | None,
         error: dict[str, Any] | None,
         error_code: str | None,
-    ) -> bool:
-        """The job is over, and the slot it held goes to the next in line; False where it was over already."""
+    ) -> float | None:
+        """The job is over, and the slot it held goes to the next in line; the seconds since it was asked for.
+
+        None where it was over already, or a newer attempt has taken over.
+        """
         values = {
             "id": job.job_id,
             "attempt": job.attempt,
@@ -185,4 +189,5 @@ class JobTransitions:
             "error": error,
             "error_code": error_code,
         }
-        return (await self._connection.execute(_finish, values)).one_or_none() is not None
+        finished = (await self._connection.execute(_finish, values)).one_or_none()
+        return None if finished is None else float(finished.seconds)

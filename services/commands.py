@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import func
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client
 from temporalio.common import (
     Priority,
     SearchAttributeKey,
@@ -22,6 +22,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from core.database import Database
+from core.metrics import WorkerMetrics
 from domain.errors import DatabaseUnavailable, TemporalUnavailable
 from domain.jobs import CommandAction, JobRef, JobStatus, WaitingKind, WaitingOn
 from repositories.commands import CommandRepository
@@ -45,6 +46,7 @@ TENANT: Final = SearchAttributeKey.for_keyword("Tenant")
 JOB_KIND: Final = SearchAttributeKey.for_keyword("JobKind")
 SEARCH_ATTRIBUTES: Final = {TENANT.name: "Keyword", JOB_KIND.name: "Keyword"}
 
+_DELIVERED: Final = "delivered"
 _GONE: Final = frozenset({RPCStatusCode.NOT_FOUND})
 
 
@@ -69,7 +71,7 @@ class TraceAttacher(Protocol):
 
 
 class OlderRunOpen(Exception):
-    """The workflow of the previous attempt has not closed yet."""
+    """The workflow of the previous attempt has not closed yet, or only just."""
 
 
 class CommandSender:
@@ -101,13 +103,18 @@ class CommandSender:
     async def deliver(self, command: Command) -> None:
         """Tell Temporal. Raises TemporalUnavailable and OlderRunOpen."""
         try:
-            with self._attach(command.job.traceparent):
-                await self._send(command)
+            # The time-out of a call does not bound the connecting that a lazy client does before its first one.
+            async with asyncio.timeout(self._timeout.total_seconds()):
+                with self._attach(command.job.traceparent):
+                    await self._send(command)
         except RPCError as fault:
             # Whoever is told to stop or listen may be gone already; then there is nothing left to tell.
             if fault.status in _GONE and command.action is not CommandAction.START:
                 return
             raise TemporalUnavailable(f"Temporal did not take the command: {fault.status.name}") from fault
+        except (RuntimeError, TimeoutError) as fault:
+            # RuntimeError is how a lazy client says that it cannot connect.
+            raise TemporalUnavailable("Temporal cannot be reached") from fault
 
     async def _send(self, command: Command) -> None:
         if command.action is CommandAction.START:
@@ -141,8 +148,8 @@ class CommandSender:
 
     async def _expect_same_attempt(self, job: JobRef) -> None:
         description = await self._client.get_workflow_handle(job.workflow_id).describe(rpc_timeout=self._timeout)
-        attempt = await description.memo_value("attempt", default=1)
-        if attempt != job.attempt and description.status is WorkflowExecutionStatus.RUNNING:
+        # Also where that run has closed since: this attempt is not started yet, and now it can be.
+        if await description.memo_value("attempt", default=1) != job.attempt:
             raise OlderRunOpen
 
 
@@ -152,9 +159,10 @@ class Dispatcher:
     Any number may run side by side: claims skip each other, and expire when a dispatcher dies.
     """
 
-    def __init__(self, database: Database, sender: CommandSender, *, max_running: int) -> None:
+    def __init__(self, database: Database, sender: CommandSender, metrics: WorkerMetrics, *, max_running: int) -> None:
         self._database = database
         self._sender = sender
+        self._metrics = metrics
         self._max_running = max_running
         self._wake = asyncio.Event()
 
@@ -197,15 +205,20 @@ class Dispatcher:
                     return True
                 if row.admitted_at is None and not await self._admit(row):
                     return False
-            try:
-                await self._sender.deliver(command_of(row))
-            except TemporalUnavailable as fault:
-                await self._put_off(row, fault)
-                return False
-            except OlderRunOpen:
-                await self._postpone(row, timedelta(seconds=1), "the previous attempt has not closed yet")
-                return False
-            return True
+            outcome = await self._deliver(row)
+            self._metrics.count_command(action=row.action, outcome=outcome)
+            return outcome == _DELIVERED
+
+    async def _deliver(self, row: AnyRow) -> str:
+        try:
+            await self._sender.deliver(command_of(row))
+        except TemporalUnavailable as fault:
+            await self._put_off(row, fault)
+            return "temporal_unavailable"
+        except OlderRunOpen:
+            await self._postpone(row, timedelta(seconds=1), "the previous attempt has not closed yet")
+            return "older_run_open"
+        return _DELIVERED
 
     async def _admit(self, row: AnyRow) -> bool:
         async with self._database.system() as connection:
@@ -248,7 +261,8 @@ class Dispatcher:
 
     async def _time_to_next(self) -> float:
         async with self._database.system() as connection:
-            due = await CommandRepository(connection).get_next_due()
+            waiting, due = await CommandRepository(connection).get_backlog()
+        self._metrics.commands_waiting.set(waiting)
         if due is None:
             return _POLL_SECONDS
         return min(max((due - datetime.now(UTC)).total_seconds(), 0.01), _POLL_SECONDS)

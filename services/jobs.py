@@ -55,7 +55,8 @@ class JobRequest:
 
     def fingerprint(self) -> bytes:
         """A digest of everything the caller meant, independent of spelling and of the request's own ids."""
-        meant = [self.kind, self.input, self.start_at, self.priority, self.labels, self.callback_url]
+        start_at = None if self.start_at is None else self.start_at.astimezone(UTC)
+        meant = [self.kind, self.input, start_at, self.priority, self.labels, self.callback_url]
         return hashlib.sha256(orjson.dumps(meant, option=orjson.OPT_SORT_KEYS)).digest()
 
 
@@ -98,6 +99,9 @@ class JobService:
             earlier = await self._earlier(connection, tenant_id, request, key=key, job_id=job_id)
             if earlier is not None:
                 return Started(await JobRepository(connection).get_document(earlier), replayed=True)
+            # Not before: a replay is welcome also when the time that was once accepted has passed.
+            if request.start_at is not None:
+                _check_start(request.start_at)
             document, command = await self._write(connection, tenant_id, job_id, kind, new)
         if command is not None:
             await self._sender.try_now(command)
@@ -124,8 +128,6 @@ class JobService:
     # --- starting -----------------------------------------------------------------------------------
 
     async def _prepare(self, tenant_id: UUID, kind: JobKind, request: JobRequest) -> NewJob:
-        if request.start_at is not None:
-            _check_start(request.start_at)
         parsed = parse_input(kind, request.input)
         if kind.check is not None:
             await kind.check(tenant_id, parsed)
@@ -270,6 +272,9 @@ class JobService:
         admitted = await repository.try_admit(row.tenant_id, row.kind, default_limit=self._max_running)
         waiting = None if admitted else capacity_wait()
         attempt = row.attempt + 1
+        # What the older attempt was still to be told, or told again, must not reach the new one.
+        for action in (CommandAction.CANCEL, CommandAction.SIGNAL):
+            await CommandRepository(connection).delete_of_job(row.id, action)
         await StepRepository(connection).reopen(_ref(row, attempt=attempt))
         await repository.record(
             job_id=row.id,

@@ -40,8 +40,12 @@ def module_group(module: int) -> workflow.EventGroup:
 
 
 def module_workflow_id(job: JobRef, module: int) -> str:
-    """``<course workflow id>/module-03``: beside its course in every list."""
-    return f"{job.workflow_id}/module-{module + 1:02}"
+    """``<course workflow id>/module-03``: beside its course in every list.
+
+    Later attempts add ``.2`` and so on, because modules of an attempt that was terminated may still be closing.
+    """
+    attempt = f".{job.attempt}" if job.attempt > 1 else ""
+    return f"{job.workflow_id}/module-{module + 1:02}{attempt}"
 
 
 class CourseModuleInput(Frozen):
@@ -81,9 +85,13 @@ class CourseGenerationWorkflow(JobWorkflow):
         return await self.carry(job, self._make_course, steps=first_steps())
 
     async def _make_course(self) -> dict[str, Any]:
+        workflow.set_current_details("Reading the sources")
         corpus_id = await self._prepare_sources()
+        workflow.set_current_details("Designing the course")
         outline = await self._write_outline(corpus_id)
+        workflow.set_current_details(f"Writing {sum(outline.lessons)} lessons in {len(outline.lessons)} modules")
         await self._write_modules(corpus_id, outline)
+        workflow.set_current_details("Putting the course together")
         return await self._export(corpus_id, outline)
 
     async def _prepare_sources(self) -> UUID:

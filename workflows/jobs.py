@@ -44,9 +44,10 @@ class PauseGate:
     async def __call__(self) -> None:
         """Wait until the gate is open."""
         if self.paused:
+            before = workflow.get_current_details()
             workflow.set_current_details("**Paused** on request. Resume it through the API.")
             await workflow.wait_condition(lambda: not self.paused)
-            workflow.set_current_details("")
+            workflow.set_current_details(before)
 
 
 class JobWorkflow:
@@ -103,9 +104,14 @@ class JobWorkflow:
 
 
 async def _record_end(end: FinishJobInput) -> None:
-    # Cancellation has been heard already; the record of it must not be canceled as well.
-    writing = workflow.execute_local_activity_method(JobActivities.finish_job, end, **RECORD)
-    await asyncio.shield(writing)
+    # Whether cancellation was heard before or comes while this is written: the end must be on record.
+    writing = asyncio.ensure_future(workflow.execute_local_activity_method(JobActivities.finish_job, end, **RECORD))
+    while not writing.done():
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            continue
+    writing.result()
 
 
 def root_failure(error: BaseException | None) -> ApplicationError | None:

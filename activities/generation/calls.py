@@ -19,8 +19,8 @@ from repositories.steps import StepResultRepository
 
 _log = structlog.get_logger(__name__)
 
-_CHARS_PER_TOKEN: Final = 2
-"""Fewer than any tokenizer needs for European text, so that an estimate is never too low."""
+_BYTES_PER_TOKEN: Final = 2
+"""Of UTF-8: fewer than tokenizers need for any script, so that an estimate is never too low."""
 
 _LOOK_PAUSES_SECONDS: Final = (0.0, 3.0, 10.0)
 """A provider may still be at work when we come back; it is asked this often before a call is paid for again."""
@@ -120,8 +120,8 @@ class PaidCalls:
 
 def worst_case_usd(model: LanguageModel, request: CompletionRequest) -> Decimal:
     """The most the request can cost: no cached input, all output tokens used. Raises PriceUnknown."""
-    chars = sum(len(message.content) for message in request.messages) + len(str(request.json_schema))
-    usage = TokenUsage(input_tokens=chars // _CHARS_PER_TOKEN, output_tokens=request.max_output_tokens)
+    size = sum(len(message.content.encode()) for message in request.messages) + len(str(request.json_schema))
+    usage = TokenUsage(input_tokens=size // _BYTES_PER_TOKEN, output_tokens=request.max_output_tokens)
     return model.price(request.model).of(usage)
 
 
