@@ -1,0 +1,262 @@
+"""The API process: reads settings, builds everything once, lists every family by name."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from temporalio.client import Client
+
+from api.container import Services
+from api.documents import create_links
+from api.edge import Edge
+from api.errors import answer_fault
+from api.gate import Gate, Patience
+from api.hub import EventHub
+from api.limits import RateLimiter
+from api.openapi import describe
+from api.readiness import Readiness
+from api.routes import artifacts, codec, events, health, jobs
+from api.workers import ServedQueues
+from core.database import Database, check_schema, create_database
+from core.logging import configure_logging, create_mask
+from core.metrics import ApiMetrics, PoolCollector, create_registry, temporal_runtime
+from core.notify import Listener
+from core.settings import Settings, load_settings
+from core.store import ArtifactStore, create_artifact_store
+from core.telemetry import Tracing, TracingMiddleware, create_tracing
+from core.temporal import connect, create_codec, create_data_converter
+from core.version import VERSION
+from repositories.jobs import CHANNEL as JOB_CHANNEL
+from repositories.jobs import JobReader
+from repositories.tenants import KEY_CHANNEL
+from services.artifacts import ArtifactService
+from services.commands import CommandSender
+from services.diagnostics import NOOP
+from services.generation import course_kind
+from services.jobs import JobService
+from services.kinds import KindRegistry
+from services.schema import schema_head
+from services.stack.ports import free_port
+from services.tenants import Authenticator
+
+_log = structlog.get_logger(__name__)
+
+PREFIX: Final = "/api/v1"
+
+
+def create_kinds(database: Database, store: ArtifactStore) -> KindRegistry:
+    """Every kind of job, one line each."""
+    return KindRegistry([NOOP, course_kind(database, store)])
+
+
+def create_router() -> APIRouter:
+    """Every family's routes, one line each."""
+    router = APIRouter(prefix=PREFIX)
+    router.include_router(jobs.router)
+    router.include_router(events.router)
+    router.include_router(artifacts.router)
+    return router
+
+
+def create_app(settings: Settings, *, patience: Patience | None = None) -> FastAPI:
+    """The application; what it works with is built when it starts and closed when it ends."""
+    tracing = create_tracing(
+        endpoint=settings.otlp_endpoint,
+        service_name="longhaul-api",
+        version=VERSION,
+        mask=create_mask(settings.secrets()),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.services = services = await _build(settings, tracing, stack)
+            yield
+            drain(services)
+
+    app = FastAPI(
+        title="Longhaul",
+        version=VERSION,
+        description="Long work over HTTP, carried to the end.",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(health.router)
+    app.include_router(create_router())
+    if settings.payload_keys is not None:
+        app.include_router(codec.router)
+    app.add_exception_handler(HTTPException, answer_fault)
+    app.add_exception_handler(RequestValidationError, answer_fault)
+    # The last one added is the outermost.
+    app.add_middleware(Gate, patience=patience or Patience())
+    origins = _origins(settings)
+    if origins:
+        app.add_middleware(CORSMiddleware, **_cors(origins))
+    app.add_middleware(Edge, production=settings.production)
+    if tracing.enabled:
+        app.add_middleware(TracingMiddleware, tracing=tracing)
+    describe(app)
+    return app
+
+
+def drain(services: Services) -> None:
+    """Begin to end: not ready any more, and everybody who waits is told to connect elsewhere."""
+    services.readiness.drain()
+    services.hub.drain()
+
+
+async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) -> Services:
+    stack.push_async_callback(tracing.shutdown)
+    registry = create_registry()
+    database = create_database(
+        settings.require_database_url(),
+        pool_size=settings.database_pool_size,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
+        application_name="longhaul-api",
+    )
+    stack.push_async_callback(database.close)
+    tracing.instrument_engine(database.engine)
+    registry.register(PoolCollector(database.engine))
+    head = schema_head()
+    await check_schema(database, head=head, profile=settings.profile.value)
+    sdk_metrics = f"127.0.0.1:{free_port()}"
+    temporal = await _connect_temporal(settings, tracing, sdk_metrics)
+    store = create_artifact_store(settings.store_url)
+    kinds = create_kinds(database, store)
+    reader = JobReader(database)
+    hub = EventHub(reader)
+    served = ServedQueues(database, on_change=hub.ring_all)
+    services = Services(
+        settings=settings,
+        database=database,
+        temporal=temporal,
+        tracing=tracing,
+        registry=registry,
+        metrics=ApiMetrics(registry),
+        authenticator=await _watch_database(settings, database, hub, stack),
+        limiter=RateLimiter(settings.rate_limit, storage_url=settings.rate_limit_storage_url),
+        jobs=_create_jobs(settings, database, kinds, temporal, tracing),
+        reader=reader,
+        artifacts=ArtifactService(database, store, max_bytes=settings.max_artifact_bytes),
+        hub=hub,
+        served=served,
+        links=create_links(base_url=settings.base_url, ui_url=settings.ui_url, namespace=settings.temporal_namespace),
+        readiness=Readiness(
+            database, temporal, head=head, profile=settings.profile.value, task_queues=kinds.task_queues()
+        ),
+        codec=None if settings.payload_keys is None else create_codec(settings.payload_keys.get_secret_value()),
+        sdk_metrics_url=f"http://{sdk_metrics}/metrics",
+    )
+    await served.refresh()
+    _in_background(stack, served.run(), "served-queues")
+    return services
+
+
+async def _connect_temporal(settings: Settings, tracing: Tracing, metrics_address: str) -> Client:
+    return await connect(
+        settings.require_temporal_address(),
+        namespace=settings.temporal_namespace,
+        converter=create_data_converter(_secret(settings.payload_keys)),
+        runtime=temporal_runtime(metrics_address=metrics_address),
+        interceptors=tracing.temporal_interceptors(),
+        api_key=_secret(settings.temporal_api_key),
+        tls=settings.temporal_tls,
+    )
+
+
+async def _watch_database(
+    settings: Settings, database: Database, hub: EventHub, stack: AsyncExitStack
+) -> Authenticator:
+    """Start the one LISTEN connection; what it hears goes to the hub and to the memory of verified keys."""
+    authenticator = Authenticator(
+        database, pepper=settings.api_key_pepper.get_secret_value(), is_told=lambda: listener.connected.is_set()
+    )
+
+    def on_gap() -> None:
+        authenticator.forget_all()
+        hub.on_gap()
+
+    listener = Listener(
+        settings.require_database_url(),
+        on_notify={JOB_CHANNEL: hub.on_notify, KEY_CHANNEL: authenticator.forget},
+        on_gap=on_gap,
+    )
+    stack.push_async_callback(authenticator.close)
+    _in_background(stack, listener.run(), "listener")
+    return authenticator
+
+
+def _create_jobs(
+    settings: Settings, database: Database, kinds: KindRegistry, temporal: Client, tracing: Tracing
+) -> JobService:
+    timeout = timedelta(seconds=settings.start_timeout_seconds)
+    return JobService(
+        database,
+        kinds,
+        CommandSender(temporal, timeout=timeout, attach=tracing.attach),
+        max_running=settings.max_running_per_kind,
+        keep_keys=timedelta(hours=settings.idempotency_retention_hours),
+    )
+
+
+def _in_background(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
+    """Run ``work`` until the stack closes; should it end by itself, the log says so."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_report_end)
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(stop)
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("background.ended", task=task.get_name(), exc_info=task.exception())
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return None if value is None else value.get_secret_value()
+
+
+def _origins(settings: Settings) -> list[str]:
+    # The Temporal UI asks the codec endpoint from the operator's browser.
+    return [*settings.cors_origins, *([settings.ui_url] if settings.payload_keys is not None else [])]
+
+
+def _cors(origins: list[str]) -> dict[str, Any]:
+    return {
+        "allow_origins": origins,
+        "allow_methods": ["GET", "HEAD", "POST"],
+        "allow_headers": [
+            "Authorization", "Content-Type", "Content-Disposition", "Idempotency-Key", "If-None-Match", "If-Range",
+            "Last-Event-ID", "Range", "X-Request-ID", "X-Namespace", "traceparent",
+        ],
+        "expose_headers": [
+            "Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed", "Location", "RateLimit",
+            "RateLimit-Policy", "Retry-After", "X-Request-ID",
+        ],
+        "allow_credentials": False,
+    }  # fmt: skip
+
+
+def app_from_environment(settings: Settings | None = None) -> FastAPI:
+    """The application with the settings of the environment: ``uvicorn --factory api.app:app_from_environment``.
+
+    Raises ConfigurationError. ``python -m api`` serves the same with more care for connections.
+    """
+    settings = settings or load_settings()
+    configure_logging(
+        json_lines=settings.json_logs, level=settings.log_level, process="api", secrets=settings.secrets()
+    )
+    return create_app(settings)

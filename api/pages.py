@@ -1,0 +1,58 @@
+"""Pages of lists: opaque cursors, and filters by label."""
+
+import base64
+import binascii
+from typing import Final
+from uuid import UUID
+
+from fastapi import Request
+from pydantic import TypeAdapter, ValidationError
+
+from api.errors import query_pointer
+from api.routing import LABEL_PREFIX
+from domain.errors import FieldFault, InvalidInput
+from domain.jobs import Labels
+
+_UUID_BYTES: Final = 16
+_MOST_LABELS: Final = 20
+
+
+def cursor_of(item_id: UUID) -> str:
+    """The cursor of the page after this item."""
+    return base64.urlsafe_b64encode(item_id.bytes).decode().rstrip("=")
+
+
+def id_of(cursor: str | None) -> UUID | None:
+    """The item that a cursor stands for. Raises InvalidInput."""
+    if cursor is None:
+        return None
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != _UUID_BYTES:
+        raise _bad("cursor", "is not a cursor of this list")
+    return UUID(bytes=raw)
+
+
+def label_filters(request: Request) -> dict[str, str]:
+    """The ``label.NAME`` parameters of a query. Raises InvalidInput."""
+    given = {
+        name.removeprefix(LABEL_PREFIX): value
+        for name, value in request.query_params.items()
+        if name.startswith(LABEL_PREFIX)
+    }
+    if len(given) > _MOST_LABELS:
+        raise _bad(LABEL_PREFIX, f"at most {_MOST_LABELS} labels can be asked for")
+    for name, value in given.items():
+        try:
+            TypeAdapter(Labels).validate_python({name: value})
+        except ValidationError:
+            raise _bad(LABEL_PREFIX + name, "is not a label that a job can have") from None
+        if "\x00" in value:
+            raise _bad(LABEL_PREFIX + name, "contains a NUL character")
+    return given
+
+
+def _bad(parameter: str, message: str) -> InvalidInput:
+    return InvalidInput("the query is not valid", faults=[FieldFault(query_pointer("query", parameter), message)])
