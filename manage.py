@@ -12,6 +12,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from core.database import Database, create_database
+from core.leaving import leave
 from core.logging import configure_logging
 from core.settings import ConfigurationError, Settings, load_settings
 from domain.errors import LonghaulError, NotFound
@@ -286,4 +287,4 @@ def doctor(settings: Settings, _parsed: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -29,7 +29,8 @@ from core.database import Database, check_schema, create_database
 from core.health import health_app, serve
 from core.http import HttpTimeouts, OutboundMetrics, create_http_client
 from core.ids import new_id
-from core.logging import configure_logging, create_mask
+from core.leaving import leave
+from core.logging import configure_logging
 from core.metrics import PoolCollector, WorkerMetrics, create_registry, render, temporal_runtime
 from core.notify import Listener
 from core.settings import ConfigurationError, Settings, load_settings
@@ -329,4 +330,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

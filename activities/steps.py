@@ -38,7 +38,7 @@ class StepKeeper:
     async def attempt(self, job: JobRef, step: str) -> AsyncIterator[None]:
         """One attempt at a step: mark it running; on failure record why and when it is tried again.
 
-        Domain errors leave as Temporal failures; others leave as they are, recorded as ``E.INTERNAL``.
+        Domain errors leave as Temporal failures; others as ``E.INTERNAL``, and only the log says what they said.
         """
         with bind_job(job, step=step):
             try:
@@ -51,8 +51,10 @@ class StepKeeper:
                 raise to_failure(error) from error
             except Exception as error:
                 _log.exception("step.crashed")
-                await self._record_trouble(job, step, "E.INTERNAL", f"unexpected {type(error).__name__}", None)
-                raise
+                detail = f"unexpected {type(error).__name__}"
+                await self._record_trouble(job, step, "E.INTERNAL", detail, None)
+                # Not chained: what it says may quote sources, and Temporal keeps failures with their causes.
+                raise ApplicationError(detail, type="E.INTERNAL") from None
 
     async def recall(self, job: JobRef, part: str, digest: str) -> dict[str, Any] | None:
         """What this part of the job has made before from the same input."""

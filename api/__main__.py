@@ -4,6 +4,7 @@ import sys
 
 from api.app import app_from_environment
 from api.serving import create_server
+from core.leaving import leave
 from core.settings import ConfigurationError, load_settings
 
 
@@ -22,4 +23,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from temporalio.client import Client
 
 from api.container import Services
 from api.documents import create_links
@@ -21,6 +21,7 @@ from api.errors import answer_fault
 from api.gate import Gate, Patience
 from api.hub import EventHub
 from api.limits import RateLimiter
+from api.methods import answer_wrong_method
 from api.openapi import describe
 from api.readiness import Readiness
 from api.routes import artifacts, codec, events, health, jobs
@@ -38,11 +39,13 @@ from repositories.jobs import CHANNEL as JOB_CHANNEL
 from repositories.jobs import JobReader
 from repositories.tenants import KEY_CHANNEL
 from services.artifacts import ArtifactService
+from services.codec import RemoteCodec
 from services.commands import CommandSender
 from services.diagnostics import NOOP
 from services.generation import course_kind
 from services.jobs import JobService
 from services.kinds import KindRegistry
+from services.pollers import Pollers
 from services.schema import schema_head
 from services.stack.ports import free_port
 from services.tenants import Authenticator
@@ -57,13 +60,8 @@ def create_kinds(database: Database, store: ArtifactStore) -> KindRegistry:
     return KindRegistry([NOOP, course_kind(database, store)])
 
 
-def create_router() -> APIRouter:
-    """Every family's routes, one line each."""
-    router = APIRouter(prefix=PREFIX)
-    router.include_router(jobs.router)
-    router.include_router(events.router)
-    router.include_router(artifacts.router)
-    return router
+FAMILIES: Final = (jobs.router, events.router, artifacts.router)
+"""Every family's routes, one name each."""
 
 
 def create_app(settings: Settings, *, patience: Patience | None = None) -> FastAPI:
@@ -87,14 +85,18 @@ def create_app(settings: Settings, *, patience: Patience | None = None) -> FastA
         version=VERSION,
         description="Long work over HTTP, carried to the end.",
         lifespan=lifespan,
+        docs_url=None if settings.production else "/docs",
         redoc_url=None,
         redirect_slashes=False,
     )
+    # Each straight into the application: FastAPI matches anew for every level of routers within routers.
+    for family in FAMILIES:
+        app.include_router(family, prefix=PREFIX)
     app.include_router(health.router)
-    app.include_router(create_router())
     if settings.payload_keys is not None:
         app.include_router(codec.router)
     app.add_exception_handler(HTTPException, answer_fault)
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, answer_wrong_method)
     app.add_exception_handler(RequestValidationError, answer_fault)
     # The last one added is the outermost.
     app.add_middleware(Gate, patience=patience or Patience())
@@ -129,7 +131,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
     head = schema_head()
     await check_schema(database, head=head, profile=settings.profile.value)
     sdk_metrics = f"127.0.0.1:{free_port()}"
-    temporal = await _connect_temporal(settings, tracing, sdk_metrics)
+    sender, pollers = await _reach_temporal(settings, tracing, sdk_metrics)
     store = create_artifact_store(settings.store_url)
     kinds = create_kinds(database, store)
     reader = JobReader(database)
@@ -138,22 +140,23 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
     services = Services(
         settings=settings,
         database=database,
-        temporal=temporal,
         tracing=tracing,
         registry=registry,
         metrics=ApiMetrics(registry),
         authenticator=await _watch_database(settings, database, hub, stack),
         limiter=RateLimiter(settings.rate_limit, storage_url=settings.rate_limit_storage_url),
-        jobs=_create_jobs(settings, database, kinds, temporal, tracing),
+        jobs=_create_jobs(settings, database, kinds, sender),
         reader=reader,
         artifacts=ArtifactService(database, store, max_bytes=settings.max_artifact_bytes),
         hub=hub,
         served=served,
         links=create_links(base_url=settings.base_url, ui_url=settings.ui_url, namespace=settings.temporal_namespace),
         readiness=Readiness(
-            database, temporal, head=head, profile=settings.profile.value, task_queues=kinds.task_queues()
+            database, pollers, head=head, profile=settings.profile.value, task_queues=kinds.task_queues()
         ),
-        codec=None if settings.payload_keys is None else create_codec(settings.payload_keys.get_secret_value()),
+        codec=None
+        if settings.payload_keys is None
+        else RemoteCodec(create_codec(settings.payload_keys.get_secret_value())),
         sdk_metrics_url=f"http://{sdk_metrics}/metrics",
     )
     await served.refresh()
@@ -161,8 +164,8 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
     return services
 
 
-async def _connect_temporal(settings: Settings, tracing: Tracing, metrics_address: str) -> Client:
-    return await connect(
+async def _reach_temporal(settings: Settings, tracing: Tracing, metrics_address: str) -> tuple[CommandSender, Pollers]:
+    client = await connect(
         settings.require_temporal_address(),
         namespace=settings.temporal_namespace,
         converter=create_data_converter(_secret(settings.payload_keys)),
@@ -171,6 +174,8 @@ async def _connect_temporal(settings: Settings, tracing: Tracing, metrics_addres
         api_key=_secret(settings.temporal_api_key),
         tls=settings.temporal_tls,
     )
+    timeout = timedelta(seconds=settings.start_timeout_seconds)
+    return CommandSender(client, timeout=timeout, attach=tracing.attach), Pollers(client)
 
 
 async def _watch_database(
@@ -178,7 +183,9 @@ async def _watch_database(
 ) -> Authenticator:
     """Start the one LISTEN connection; what it hears goes to the hub and to the memory of verified keys."""
     authenticator = Authenticator(
-        database, pepper=settings.api_key_pepper.get_secret_value(), is_told=lambda: listener.connected.is_set()
+        database,
+        pepper=settings.api_key_pepper.get_secret_value(),
+        is_told=lambda: listener.connected.is_set(),  # noqa: PLW0108 - it does not exist yet
     )
 
     def on_gap() -> None:
@@ -195,14 +202,11 @@ async def _watch_database(
     return authenticator
 
 
-def _create_jobs(
-    settings: Settings, database: Database, kinds: KindRegistry, temporal: Client, tracing: Tracing
-) -> JobService:
-    timeout = timedelta(seconds=settings.start_timeout_seconds)
+def _create_jobs(settings: Settings, database: Database, kinds: KindRegistry, sender: CommandSender) -> JobService:
     return JobService(
         database,
         kinds,
-        CommandSender(temporal, timeout=timeout, attach=tracing.attach),
+        sender,
         max_running=settings.max_running_per_kind,
         keep_keys=timedelta(hours=settings.idempotency_retention_hours),
     )

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
-from temporalio.client import Client
 
 from api.documents import Links
 from api.hub import EventHub
@@ -14,9 +13,9 @@ from core.database import Database
 from core.metrics import ApiMetrics
 from core.settings import Settings
 from core.telemetry import Tracing
-from core.temporal import EncryptionCodec
 from repositories.jobs import JobReader
 from services.artifacts import ArtifactService
+from services.codec import RemoteCodec
 from services.jobs import JobService
 from services.tenants import Authenticator
 
@@ -27,7 +26,6 @@ class Services:
 
     settings: Settings
     database: Database
-    temporal: Client
     tracing: Tracing
     registry: CollectorRegistry
     metrics: ApiMetrics
@@ -40,5 +38,5 @@ class Services:
     served: ServedQueues
     links: Links
     readiness: Readiness
-    codec: EncryptionCodec | None
+    codec: RemoteCodec | None
     sdk_metrics_url: str

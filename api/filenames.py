@@ -2,13 +2,16 @@
 
 import re
 import unicodedata
-from email.message import Message
 from pathlib import PurePosixPath
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 _LONGEST: Final = 200
 _DEFAULT: Final = "upload"
+# RFC 5987's form wins over the plain one, which may be quoted or, leniently, bare.
+_EXTENDED: Final = re.compile(r"(?i)[;\s]filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^\s;]*)")
+_QUOTED: Final = re.compile(r'(?i)[;\s]filename\s*=\s*"((?:[^"\\]|\\.)*)"')
+_TOKEN: Final = re.compile(r'(?i)[;\s]filename\s*=\s*([^\s;"]+)')
 _UNSAFE_ASCII: Final = re.compile(r"[^A-Za-z0-9 ._()+,=@-]")
 
 
@@ -16,18 +19,27 @@ def uploaded_name(header: str | None) -> str:
     """The file name in a Content-Disposition header (RFC 6266), made harmless; a default where there is none."""
     if header is None:
         return _DEFAULT
-    # Headers arrive as latin-1; many clients send UTF-8 in them all the same.
-    try:
-        header = header.encode("latin-1").decode()
-    except UnicodeError:
-        pass
-    message = Message()
-    message["content-disposition"] = re.sub(r"[\r\n]", " ", header)
-    try:
-        name = message.get_filename()
-    except (UnicodeError, LookupError, ValueError):
-        name = None
+    extended = _EXTENDED.search(header)
+    plain = _QUOTED.search(header) or _TOKEN.search(header)
+    name = _decoded(extended.group(2), extended.group(1)) if extended else None
+    if name is None and plain is not None:
+        # Headers arrive as latin-1; many clients send UTF-8 in them all the same.
+        name = _as_utf8(re.sub(r"\\(.)", r"\1", plain.group(1)))
     return harmless(name or "") or _DEFAULT
+
+
+def _decoded(encoded: str, charset: str) -> str | None:
+    try:
+        return unquote_to_bytes(encoded).decode(charset)
+    except (UnicodeError, LookupError):
+        return None
+
+
+def _as_utf8(text: str) -> str:
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
 
 
 def harmless(name: str) -> str:

@@ -3,7 +3,6 @@
 import time
 from datetime import timedelta
 from math import ceil
-from typing import cast
 
 import structlog
 from limits import parse
@@ -26,7 +25,7 @@ class RateLimiter:
         if not isinstance(storage, Storage):
             raise ValueError("LONGHAUL_RATE_LIMIT_STORAGE_URL must begin with async+")  # noqa: TRY004 - a setting
         self._item = parse(policy)
-        self._window = FixedWindowRateLimiter(cast("Storage", storage))
+        self._window = FixedWindowRateLimiter(storage)
         name = f'"default";q={self._item.amount};w={self._item.get_expiry()}'
         self._policy = (b"ratelimit-policy", name.encode())
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import Request
 from pydantic import TypeAdapter, ValidationError
 
-from api.errors import query_pointer
+from api.pointers import query_pointer
 from api.routing import LABEL_PREFIX
 from domain.errors import FieldFault, InvalidInput
 from domain.jobs import Labels

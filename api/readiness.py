@@ -2,17 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from datetime import timedelta
 from typing import Final
 
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
-from temporalio.client import Client
-from temporalio.service import RPCError
-
 from core.database import Database, check_schema
-from domain.errors import DatabaseUnavailable, SchemaMismatch
+from domain.errors import DatabaseUnavailable, SchemaMismatch, TemporalUnavailable
+from services.pollers import Pollers
 
 _PATIENCE_SECONDS: Final = 2.0
 _KEEP_SECONDS: Final = 1.0
@@ -22,10 +16,10 @@ class Readiness:
     """Asks database, schema, Temporal and every task queue, at most once a second."""
 
     def __init__(
-        self, database: Database, temporal: Client, *, head: str, profile: str, task_queues: Sequence[str]
+        self, database: Database, pollers: Pollers, *, head: str, profile: str, task_queues: Sequence[str]
     ) -> None:
         self._database = database
-        self._temporal = temporal
+        self._pollers = pollers
         self._head = head
         self._profile = profile
         self._task_queues = task_queues
@@ -71,19 +65,10 @@ class Readiness:
         return None
 
     async def _queue_fault(self, task_queue: str) -> str | None:
-        request = DescribeTaskQueueRequest(
-            namespace=self._temporal.namespace,
-            task_queue=TaskQueue(name=task_queue),
-            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-        )
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                answer = await self._temporal.workflow_service.describe_task_queue(
-                    request, timeout=timedelta(seconds=_PATIENCE_SECONDS)
-                )
-        except (TimeoutError, RPCError, RuntimeError):
+            return None if await self._pollers.exist_on(task_queue) else "no worker polls it"
+        except TemporalUnavailable:
             return _TEMPORAL_AWAY
-        return None if answer.pollers else "no worker polls it"
 
 
 _TEMPORAL_AWAY: Final = "cannot be reached"

@@ -12,7 +12,7 @@ from fastapi.security import HTTPBearer
 
 from api.bodies import StrictRequest, require_json
 from api.container import Services
-from api.errors import query_pointer
+from api.pointers import query_pointer
 from api.schemas import Problem
 from domain.errors import FieldFault, InvalidInput, ScopeMissing
 from services.tenants import Caller, Scope

@@ -3,7 +3,7 @@
 from typing import Final
 
 from domain.generation import LessonTask, Message, Section
-from prompts.prompt import OWNER, Prompt
+from prompts.prompt import OWNER, Prompt, as_material
 
 PROMPT: Final = Prompt(
     id="course-lesson",
@@ -41,7 +41,7 @@ def render(task: LessonTask) -> tuple[Message, ...]:
         level=task.level,
         language=task.language,
         objectives="\n".join(f"- {objective}" for objective in task.lesson.objectives),
-        sources="\n\n".join(_whole(section) for section in task.sections)[:_SOURCE_CHARS],
+        sources=as_material("\n\n".join(_whole(section) for section in task.sections))[:_SOURCE_CHARS],
     )
     return Message(role="system", content=PROMPT.system), Message(role="user", content=user)
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from domain.generation import Message, OutlineTask, Section
-from prompts.prompt import OWNER, Prompt
+from prompts.prompt import OWNER, Prompt, as_material
 
 PROMPT: Final = Prompt(
     id="course-outline",
@@ -32,7 +32,8 @@ _SHORTEST_EXTRACT_CHARS: Final = 60
 
 def render(task: OutlineTask) -> tuple[Message, ...]:
     """The messages of the call; long corpora are shown by their headings and first words."""
-    user = PROMPT.user.format(**task.model_dump(exclude={"kind", "sections"}), sources=_digest(task.sections))
+    sources = as_material(_digest(task.sections))
+    user = PROMPT.user.format(**task.model_dump(exclude={"kind", "sections"}), sources=sources)
     return Message(role="system", content=PROMPT.system), Message(role="user", content=user)
 
 

@@ -1,6 +1,7 @@
 """What a prompt is on record."""
 
 import hashlib
+import re
 from typing import Final
 
 from domain.model import Frozen
@@ -28,3 +29,10 @@ class Prompt(Frozen):
 
 
 OWNER: Final = "generation"
+
+_TAG: Final = re.compile(r"<(?=\s*/?\s*sources\b)", re.IGNORECASE)
+
+
+def as_material(text: str) -> str:
+    """Source text as it may stand between <sources> and </sources>: it can neither close that block nor open one."""
+    return _TAG.sub("&lt;", text)

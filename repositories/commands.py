@@ -87,6 +87,11 @@ class CommandRepository:
         """Commands of one sort for a job have become pointless."""
         await self._connection.execute(delete(commands).where(commands.c.job_id == job_id, commands.c.action == action))
 
+    async def is_to_be_started(self, job_id: UUID) -> bool:
+        """Whether a start is still on the list."""
+        query = select(commands.c.id).where(commands.c.job_id == job_id, commands.c.action == CommandAction.START)
+        return (await self._connection.execute(query.limit(1))).one_or_none() is not None
+
     async def postpone(self, command_id: UUID, *, by: timedelta, error: str | None) -> None:
         """Try this command again later, and remember what was wrong."""
         await self._connection.execute(
@@ -104,9 +109,12 @@ class CommandRepository:
                 commands.c.action == CommandAction.START,
                 jobs.c.admitted_at.is_(None),
                 func.coalesce(jobs.c.start_at, func.now()) <= func.now(),
+                # One that is due already was released for another slot.
+                commands.c.not_before > func.clock_timestamp(),
             )
             .order_by(jobs.c.priority, commands.c.id)
             .limit(1)
+            .with_for_update(of=commands)
         )
         released = (
             update(commands)

@@ -8,8 +8,10 @@ from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
+    Integer,
     Select,
     Text,
+    bindparam,
     case,
     cast,
     func,
@@ -22,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.database import Database
 from domain.errors import NotFound
 from domain.jobs import TERMINAL, JobRef, JobStatus
 from repositories.rows import AnyRow
@@ -78,6 +81,18 @@ _DOCUMENT: Final = (
 )
 
 _one_document: Final = select(*_DOCUMENT)
+
+# The questions that watchers ask all day, fixed so that they can be asked in one round trip.
+_document_by_id: Final = _one_document.where(jobs.c.id == bindparam("job_id"))
+_version_by_id: Final = select(jobs.c.version, jobs.c.status, jobs.c.task_queue, jobs.c.admitted_at).where(
+    jobs.c.id == bindparam("job_id")
+)
+_events_after: Final = (
+    select(job_events.c.seq, job_events.c.type, job_events.c.data, job_events.c.at)
+    .where(job_events.c.job_id == bindparam("job_id"), job_events.c.seq > bindparam("after"))
+    .order_by(job_events.c.seq)
+    .limit(bindparam("limit", type_=Integer))
+)
 
 keep_pause: Final = case((jobs.c.paused, jobs.c.waiting_on), else_=null())
 """What ``waiting_on`` becomes when something moved: nothing, unless the job is to pause."""
@@ -279,6 +294,31 @@ class JobRepository:
         await self._connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(reconciled_at=func.now()))
 
 
+class JobReader:
+    """The few questions about jobs that are asked most often, each a transaction of its own in one round trip."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get_document(self, tenant_id: UUID, job_id: UUID) -> AnyRow:
+        """As ``JobRepository.get_document``. Raises NotFound."""
+        found = await self._database.read(tenant_id, _document_by_id, job_id=job_id)
+        if not found:
+            raise NotFound("there is no such job")
+        return found[0]
+
+    async def get_version(self, tenant_id: UUID, job_id: UUID) -> AnyRow:
+        """As ``JobRepository.get_version_or_none``. Raises NotFound."""
+        found = await self._database.read(tenant_id, _version_by_id, job_id=job_id)
+        if not found:
+            raise NotFound("there is no such job")
+        return found[0]
+
+    async def get_events(self, tenant_id: UUID, job_id: UUID, *, after: int, limit: int) -> Sequence[AnyRow]:
+        """As ``JobRepository.get_events``."""
+        return await self._database.read(tenant_id, _events_after, job_id=job_id, after=after, limit=limit)
+
+
 def _filtered(query: Select[Any], wanted: JobFilter) -> Select[Any]:
     if wanted.kind is not None:
         query = query.where(jobs.c.kind == wanted.kind)
@@ -293,4 +333,13 @@ def _filtered(query: Select[Any], wanted: JobFilter) -> Select[Any]:
     return query
 
 
-__all__ = ["CHANNEL", "OPEN", "JobFilter", "JobRepository", "keep_pause", "measured_progress", "settled_cost"]
+__all__ = [
+    "CHANNEL",
+    "OPEN",
+    "JobFilter",
+    "JobReader",
+    "JobRepository",
+    "keep_pause",
+    "measured_progress",
+    "settled_cost",
+]

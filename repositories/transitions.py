@@ -102,9 +102,10 @@ _finish = text(
     ), next_in_line AS (
         SELECT c.id FROM commands c JOIN jobs waiting ON waiting.id = c.job_id JOIN job ON job.kind = waiting.kind
         WHERE c.tenant_id = job.tenant_id AND c.action = 'start' AND waiting.admitted_at IS NULL
-          AND coalesce(waiting.start_at, now()) <= now()
+          AND coalesce(waiting.start_at, now()) <= now() AND c.not_before > clock_timestamp()
         ORDER BY waiting.priority, c.id
         LIMIT 1
+        FOR UPDATE OF c
     ), released AS (
         UPDATE commands SET not_before = now() FROM next_in_line WHERE commands.id = next_in_line.id
         RETURNING commands.id

@@ -134,7 +134,10 @@ class CommandSender:
                 job,
                 id=job.workflow_id,
                 task_queue=command.task_queue,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                # Delivered again after an operator has ended the run, a first start must not undo that.
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE
+                if job.attempt == 1
+                else WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 priority=Priority(priority_key=command.priority, fairness_key=str(job.tenant_id)),
                 static_summary=command.args["summary"],
                 search_attributes=TypedSearchAttributes(
@@ -224,10 +227,13 @@ class Dispatcher:
         async with self._database.system() as connection:
             repository = JobRepository(connection)
             if await repository.try_admit(row.tenant_id, row.kind, default_limit=self._max_running):
-                values = {"admitted_at": func.now(), "waiting_on": None}
-                await repository.record(job_id=row.job_id, event="job.admitted", values=values)
+                # A slot that became free while this was claimed may have let another dispatcher claim it as well.
+                if (await repository.get_for_update(row.job_id)).admitted_at is None:
+                    values = {"admitted_at": func.now(), "waiting_on": None}
+                    await repository.record(job_id=row.job_id, event="job.admitted", values=values)
                 return True
-        await self._postpone(row, _CAPACITY_PAUSE, None)
+            # Before others may admit: a slot that becomes free from here on makes the command due again.
+            await CommandRepository(connection).postpone(row.id, by=_CAPACITY_PAUSE, error=None)
         await self._say_why(row, WaitingKind.CAPACITY, "as many jobs of this kind are running as the tenant may have")
         return False
 

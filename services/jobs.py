@@ -224,7 +224,8 @@ class JobService:
                 event="job.canceled",
                 values={"status": JobStatus.CANCELED, "finished_at": func.now(), "waiting_on": None},
             )
-            await commands.release_waiting(row.tenant_id, row.kind)
+            if row.admitted_at is not None:
+                await commands.release_waiting(row.tenant_id, row.kind)
         else:
             await repository.record(
                 job_id=row.id, event="job.cancel_requested", values={"cancel_requested_at": func.now()}

@@ -22,7 +22,7 @@ from domain.errors import TITLES, DatabaseUnavailable
 from domain.jobs import TERMINAL, JobRef, JobStatus, StepStatus, job_id_of, workflow_id
 from repositories.commands import CommandRepository
 from repositories.generation import ResponseCache
-from repositories.jobs import JobRepository
+from repositories.jobs import OPEN, JobRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepRepository
 from repositories.tenants import IdempotencyRepository
@@ -91,7 +91,7 @@ class Reconciler:
         jobs = await self._jobs_of(runs)
         for run in runs:
             row = jobs.get(job_id_of(run.id))
-            if row is not None and row.status == JobStatus.RUNNING and row.run_id == run.run_id:
+            if row is not None and JobStatus(row.status) in OPEN and row.run_id in {None, run.run_id}:
                 await self._check(row)
 
     async def _compare_running(self, runs: Sequence[WorkflowExecution]) -> None:
@@ -122,15 +122,16 @@ class Reconciler:
 
     async def _check(self, row: AnyRow) -> None:
         """Compare one unfinished job with its latest run."""
+        async with self._database.system() as connection:
+            if row.status == JobStatus.QUEUED and await CommandRepository(connection).is_to_be_started(row.id):
+                return
         try:
             handle = self._client.get_workflow_handle(workflow_id(row.kind, row.id))
             found = await handle.describe(rpc_timeout=_RPC_TIMEOUT)
         except RPCError as fault:
             if fault.status is not RPCStatusCode.NOT_FOUND:
                 raise
-            # A queued job may not have been started yet; its command is still on the list.
-            if row.status == JobStatus.RUNNING:
-                await self._correct(row, _End(JobStatus.FAILED, "E.JOB.VANISHED"))
+            await self._correct(row, _End(JobStatus.FAILED, "E.JOB.VANISHED"))
             return
         if await found.memo_value("attempt", default=1) != row.attempt:
             return
@@ -139,7 +140,7 @@ class Reconciler:
                 await self._follow_reset(row, found.run_id)
             return
         end = _ENDS.get(found.status) if found.status is not None else None
-        if end is not None and row.status == JobStatus.RUNNING:
+        if end is not None:
             await self._correct(row, end)
 
     # --- corrections --------------------------------------------------------------------------------
@@ -156,7 +157,6 @@ class Reconciler:
                 attempt=row.attempt,
                 event=f"job.{end.status.value}",
                 data={"found_by": "reconciler", **({"code": end.code} if end.code else {})},
-                allowed=frozenset({JobStatus.RUNNING}),
                 values={
                     "status": end.status,
                     "error": error,
@@ -179,9 +179,13 @@ class Reconciler:
         if JobStatus(row.status) in TERMINAL:
             values |= {
                 "status": JobStatus.RUNNING, "finished_at": None, "error": None, "error_code": None, "result": None,
+                "cancel_requested_at": None,
             }  # fmt: skip
         async with self._database.system() as connection:
-            await JobRepository(connection).record(
+            repository = JobRepository(connection)
+            if (await repository.get_for_update(row.id)).run_id != row.run_id:
+                return
+            await repository.record(
                 job_id=row.id,
                 attempt=row.attempt,
                 event="job.reset",

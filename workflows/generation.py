@@ -1,6 +1,7 @@
 """A course, from its sources to its exports; one child workflow a module keeps every history short."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID
 
@@ -27,8 +28,8 @@ TASK_QUEUE: Final = "generation"
 COURSE_WORKFLOW: Final = "CourseGeneration"
 MODULE_WORKFLOW: Final = "CourseModule"
 
-_REPORTS_PER_MODULE: Final = 4
-"""In how many portions a module gives its slots back near its end; each costs the course four events."""
+_PORTIONS: Final = 4
+"""In how many portions a module gives its slots back near its end; each costs the course a few events."""
 
 
 ModuleHandle = workflow.ChildWorkflowHandle["CourseModuleWorkflow", None]
@@ -49,7 +50,7 @@ def module_workflow_id(job: JobRef, module: int) -> str:
 
 
 class CourseModuleInput(Frozen):
-    """One module of a course: ``lessons`` lessons, at most ``slots`` of them at once."""
+    """One module of a course: ``lessons`` lessons, at first at most ``slots`` of them at once."""
 
     job: JobRef
     corpus_id: UUID
@@ -76,7 +77,8 @@ class CourseGenerationWorkflow(JobWorkflow):
         self._job = job
         self._free_slots = 0
         self._held_slots: dict[int, int] = {}
-        self._failed = False
+        self._missing_slots: dict[int, int] = {}
+        self._failed_module: int | None = None
         self._modules: dict[int, ModuleHandle] = {}
 
     @workflow.run
@@ -119,8 +121,8 @@ class CourseGenerationWorkflow(JobWorkflow):
         running: list[asyncio.Task[None]] = []
         try:
             for module, lessons in enumerate(outline.lessons):
-                await self.gate()
-                await workflow.wait_condition(lambda: self._free_slots > 0 or self._failed)
+                await self.gate(unless=lambda: self._failed)
+                await workflow.wait_condition(lambda: self._failed or self._free_slots > 0)
                 if self._failed:
                     break
                 slots = self._take_slots(module, lessons)
@@ -135,34 +137,71 @@ class CourseGenerationWorkflow(JobWorkflow):
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             raise
-        except FailureError:
-            for handle in list(self._modules.values()):
-                await handle.signal(CourseModuleWorkflow.stop)
-            await asyncio.gather(*running, return_exceptions=True)
-            raise
+        except FailureError as failure:
+            await self._stop_modules()
+            ends = await asyncio.gather(*running, return_exceptions=True)
+            # The failure that came first decides, also where its module was not the first to be done.
+            first = ends[self._failed_module or 0]
+            decisive = first if isinstance(first, FailureError) else failure
+            raise decisive from decisive.cause
+
+    @property
+    def _failed(self) -> bool:
+        return self._failed_module is not None
+
+    @workflow.signal(name="lesson_failed")
+    async def on_lesson_failed(self, module: int) -> None:
+        """A lesson has failed for good, and others of its module are still in progress."""
+        if not self._failed:
+            self._failed_module = module
+            await self._stop_modules()
+
+    async def _stop_modules(self) -> None:
+        for handle in list(self._modules.values()):
+            await _tell(handle, CourseModuleWorkflow.stop)
 
     def _take_slots(self, module: int, lessons: int) -> int:
         slots = min(self._free_slots, lessons)
         self._free_slots -= slots
         self._held_slots[module] = slots
+        self._missing_slots[module] = lessons - slots
         return slots
 
     @workflow.signal(name="free_slots")
-    def on_free_slots(self, freed: FreedSlots) -> None:
+    async def on_free_slots(self, freed: FreedSlots) -> None:
         """A module near its end has no lessons left for some of its slots."""
         if freed.module in self._held_slots:
             self._held_slots[freed.module] -= freed.count
             self._free_slots += freed.count
+            self._missing_slots[freed.module] = 0
+            await self._share_slots()
+
+    async def _share_slots(self) -> None:
+        """Free slots go to modules that run with fewer than they have lessons, before another module starts."""
+        shares = {}
+        for module in self._modules:
+            share = min(self._missing_slots[module], self._free_slots)
+            if share and not self._failed:
+                self._free_slots -= share
+                self._held_slots[module] += share
+                self._missing_slots[module] -= share
+                shares[module] = share
+        for module, share in shares.items():
+            if module in self._modules:
+                await _tell(self._modules[module], CourseModuleWorkflow.on_more_slots, share)
 
     async def _write_module(self, part: CourseModuleInput) -> None:
         try:
             await self._run_module(part)
         except FailureError:
-            self._failed = True
+            if not self._failed:
+                self._failed_module = part.module
             raise
         finally:
             self._modules.pop(part.module, None)
+            self._missing_slots.pop(part.module)
             self._free_slots += self._held_slots.pop(part.module)
+        await self._share_slots()
 
     async def _run_module(self, part: CourseModuleInput) -> None:
         with module_group(part.module).scope():
@@ -176,13 +215,16 @@ class CourseGenerationWorkflow(JobWorkflow):
             )
         self._modules[part.module] = handle
         if self.gate.paused:
-            await handle.signal(CourseModuleWorkflow.on_set_paused, args=[True, self.gate.version])
+            await _tell(handle, CourseModuleWorkflow.on_set_paused, self.gate.paused, self.gate.version)
+        if self._failed:
+            await _tell(handle, CourseModuleWorkflow.stop)
+        await self._share_slots()
         await handle
 
     async def pass_pause_on(self, paused: bool, version: int) -> None:  # noqa: FBT001 - see PauseGate
         """Modules pause between lessons."""
         for handle in list(self._modules.values()):
-            await handle.signal(CourseModuleWorkflow.on_set_paused, args=[paused, version])
+            await _tell(handle, CourseModuleWorkflow.on_set_paused, paused, version)
 
     async def _export(self, corpus_id: UUID, outline: WriteOutlineResult) -> dict[str, Any]:
         await self.gate()
@@ -195,6 +237,14 @@ class CourseGenerationWorkflow(JobWorkflow):
             )
 
 
+async def _tell(handle: ModuleHandle, signal: Callable[..., Any], *args: Any) -> None:
+    """Signal a module; one that closes at the same moment need not hear it."""
+    try:
+        await handle.signal(signal, args=args)
+    except FailureError:
+        workflow.logger.info("module.closed_before_signal", extra={"module": handle.id})
+
+
 @workflow.defn(name=MODULE_WORKFLOW)
 class CourseModuleWorkflow:
     """The lessons of one module, a bounded number at once."""
@@ -203,13 +253,20 @@ class CourseModuleWorkflow:
     def __init__(self, part: CourseModuleInput) -> None:
         self._part = part
         self._gate = PauseGate()
+        self._slots = part.slots
+        self._busy = 0
         self._stopped = False
-        self._given_back = 0
+        self._failures: list[FailureError] = []
 
     @workflow.signal(name="set_paused")
     def on_set_paused(self, paused: bool, version: int) -> None:  # noqa: FBT001 - see PauseGate
         """Close or open the gate before the next lesson."""
         self._gate.set(paused, version)
+
+    @workflow.signal(name="more_slots")
+    def on_more_slots(self, count: int) -> None:
+        """Other modules have left slots over."""
+        self._slots += count
 
     @workflow.signal
     def stop(self) -> None:
@@ -219,25 +276,38 @@ class CourseModuleWorkflow:
     @workflow.run
     async def run(self, part: CourseModuleInput) -> None:
         """Write all lessons; the first failure, if any, is raised once the lessons in progress are done."""
-        pending: set[asyncio.Task[None]] = set()
-        failures: list[BaseException] = []
-        lessons = iter(range(part.lessons))
-        left = part.lessons
-        while True:
-            while left and not failures and not self._stopped and len(pending) < part.slots:
-                await self._gate()
-                pending.add(asyncio.create_task(self._write_lesson(next(lessons))))
-                left -= 1
-            if not pending:
+        running: list[asyncio.Task[None]] = []
+        for lesson in range(part.lessons):
+            if not await self._next_turn():
                 break
-            done, still = await workflow.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            pending = set(still)
-            failures += [error for task in done if (error := task.exception()) is not None]
-            await self._give_back_slots(left, len(pending))
-        if failures:
-            raise failures[0]
+            self._busy += 1
+            running.append(asyncio.create_task(self._write_lesson(lesson)))
+        await self._give_back_slots()
+        if self._failures and self._busy:
+            await self._tell_course(CourseGenerationWorkflow.on_lesson_failed, part.module)
+        await asyncio.gather(*running)
+        if self._failures:
+            raise self._failures[0]
+
+    async def _next_turn(self) -> bool:
+        """Wait until another lesson may start; False where none is to."""
+        while not self._stopped:
+            await self._gate(unless=lambda: self._stopped)
+            await workflow.wait_condition(lambda: self._stopped or self._gate.paused or self._busy < self._slots)
+            if not self._stopped and not self._gate.paused:
+                return True
+        return False
 
     async def _write_lesson(self, lesson: int) -> None:
+        try:
+            await self._execute_lesson(lesson)
+        except FailureError as error:
+            self._stopped = True
+            self._failures.append(error)
+        finally:
+            self._busy -= 1
+
+    async def _execute_lesson(self, lesson: int) -> None:
         part = self._part
         name = f"{part.module + 1}.{lesson + 1}"
         with workflow.create_event_group(f"lesson-{name}", label=f"Lesson {name}").scope():
@@ -251,12 +321,21 @@ class CourseModuleWorkflow:
                 **MODEL_CALL,
             )  # fmt: skip
 
-    async def _give_back_slots(self, left: int, busy: int) -> None:
-        """Let other modules use the slots for which there is no lesson left, in a few portions."""
-        idle = self._part.slots - self._given_back - busy
+    async def _give_back_slots(self) -> None:
+        """No lesson is left to start: let other modules use the slots that become idle, in a few portions."""
+        portion = max(1, self._slots // _PORTIONS)
+        while self._busy and not self._stopped:
+            await workflow.wait_condition(
+                lambda: self._stopped or not self._busy or self._slots - self._busy >= portion
+            )
+            idle = self._slots - self._busy
+            if self._busy and idle and not self._stopped:
+                self._slots -= idle
+                freed = FreedSlots(module=self._part.module, count=idle)
+                await self._tell_course(CourseGenerationWorkflow.on_free_slots, freed)
+
+    async def _tell_course(self, signal: Callable[..., Any], what: Any) -> None:
         parent = workflow.info().parent
-        if left or not busy or parent is None or idle < max(1, self._part.slots // _REPORTS_PER_MODULE):
-            return
-        self._given_back += idle
-        course = workflow.get_external_workflow_handle_for(CourseGenerationWorkflow.run, parent.workflow_id)
-        await course.signal(CourseGenerationWorkflow.on_free_slots, FreedSlots(module=self._part.module, count=idle))
+        if parent is not None:
+            course = workflow.get_external_workflow_handle_for(CourseGenerationWorkflow.run, parent.workflow_id)
+            await course.signal(signal, what)

@@ -212,6 +212,9 @@ class GenerationActivities:
             artifacts = [await self._store_file(job, file) for file in files]
             result = course_result(course, artifacts)
             async with self._keeper.effect(job) as connection:
+                earlier = await StepResultRepository(connection).get_or_none(job, EXPORT_STEP, digest)
+                if earlier is not None:
+                    return earlier
                 for artifact in artifacts:
                     await self._documents.add(connection, artifact)
                 await self._keeper.finish_part(

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
 
+from pydantic import ValidationError
+
 from activities.generation.calls import PaidCalls
 from activities.steps import input_hash
 from core.database import Database
@@ -96,10 +98,11 @@ class StructuredWriter:
     ) -> Written[AnswerT] | None:
         async with self._database.tenant(job.tenant_id) as connection:
             kept = await ResponseCache(connection).get_or_none(key)
-        if kept is None:
+        content = None if kept is None else _still_good(kept, wish)
+        if content is None:
             return None
         nothing = _provenance(provider, request.model, wish.prompt, answers=[], cost=Decimal(0))
-        return Written(ContentStatus.READY, wish.answer.model_validate(kept), None, nothing)
+        return Written(ContentStatus.READY, content, None, nothing)
 
     async def _keep(self, job: JobRef, key: str, content: Frozen) -> None:
         async with self._database.tenant(job.tenant_id) as connection:
@@ -136,6 +139,15 @@ def _cache_key(provider: str, request: CompletionRequest, wish: Wish[Any]) -> st
         [message.model_dump() for message in request.messages],
         wish.task.model_dump(mode="json"),
     )
+
+
+def _still_good(kept: dict[str, Any], wish: Wish[AnswerT]) -> AnswerT | None:
+    """The cached answer, unless a rule has become stricter since: the key knows no more than the wire schema."""
+    try:
+        content = wish.answer.model_validate(kept)
+    except ValidationError:
+        return None
+    return None if wish.rule(content) else content
 
 
 def _judge(completion: Completion, wish: Wish[AnswerT]) -> AnswerT | AnswerFault | ContentStatus:

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Header, Query, Response
 from starlette.exceptions import HTTPException
 
 from api.documents import encode, event_document
-from api.errors import query_pointer
 from api.hub import Watch
+from api.pointers import query_pointer
 from api.routes.jobs import JobID, Reader
 from api.routing import ApiRoute, Call, problems
 from api.schemas import EventPage
@@ -37,6 +37,7 @@ _JSON: Final = "application/json"
 async def get_events(
     call: Reader,
     job_id: JobID,
+    *,
     accept: Annotated[str, Header()] = "*/*",
     last_event_id: LastEventID = None,
     after: Annotated[str | None, Query(alias="last_event_id", max_length=20)] = None,

@@ -37,6 +37,18 @@ Cursor = Annotated[str | None, Query(max_length=200)]
 _JSON: Final = "application/json"
 
 
+# The route that is called most comes first: routes are tried in this order.
+@router.get(
+    "/jobs/{job_id}",
+    response_model=JobDocument,
+    responses={**problems(404), 304: {"description": "The job is still the one of the ETag."}},
+)
+async def get_job(call: Reader, job_id: JobID, if_none_match: IfNoneMatch = None, wait: Wait = 0) -> Response:
+    """The job as it stands, or as soon as it differs from the ETag or is finished."""
+    polled = await poll_job(call.services, call.tenant_id, job_id, if_none_match=if_none_match, wait=wait)
+    return _polled(polled)
+
+
 @router.post(
     "/jobs",
     status_code=202,
@@ -60,6 +72,7 @@ async def start_jobs(call: Writer, body: JobBatchCreate, idempotency_key: Idempo
 @router.get("/jobs", response_model=JobPage, responses=problems(), openapi_extra={TAKES_LABELS: True})
 async def list_jobs(
     call: Reader,
+    *,
     kind: Annotated[str | None, Query(max_length=100)] = None,
     status: JobStatus | None = None,
     created_after: Moment | None = None,
@@ -80,17 +93,6 @@ async def list_jobs(
     items = [_document(call, row) for row in rows[:limit]]
     following = cursor_of(rows[limit - 1].id) if len(rows) > limit else None
     return Response(encode({"items": items, "next_cursor": following}), media_type=_JSON)
-
-
-@router.get(
-    "/jobs/{job_id}",
-    response_model=JobDocument,
-    responses={**problems(404), 304: {"description": "The job is still the one of the ETag."}},
-)
-async def get_job(call: Reader, job_id: JobID, if_none_match: IfNoneMatch = None, wait: Wait = 0) -> Response:
-    """The job as it stands, or as soon as it differs from the ETag or is finished."""
-    polled = await poll_job(call.services, call.tenant_id, job_id, if_none_match=if_none_match, wait=wait)
-    return _polled(polled)
 
 
 @router.get("/jobs/{job_id}/result", responses=problems(404, 409))

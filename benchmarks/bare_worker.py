@@ -1,0 +1,34 @@
+"""A worker process with the SDK and nothing else: ``python -m benchmarks.bare_worker ADDRESS TASK_QUEUE``."""
+
+import asyncio
+import sys
+
+import uvloop
+from temporalio.client import Client
+from temporalio.worker import PollerBehaviorAutoscaling, Worker
+
+from benchmarks.bare_workflow import BareWorkflow, begin, finish
+from core.temporal import workflow_sandbox
+
+
+async def serve(address: str, task_queue: str) -> None:
+    """Poll until killed, with the same sandbox, pollers and limits as our own worker."""
+    client = await Client.connect(address)
+    worker = Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[BareWorkflow],
+        activities=[begin, finish],
+        max_concurrent_activities=100,
+        max_concurrent_local_activities=100,
+        max_concurrent_workflow_tasks=100,
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+        workflow_runner=workflow_sandbox(),
+    )
+    async with worker:
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(*sys.argv[1:3]))

@@ -1,0 +1,230 @@
+"""Keys at the door: who comes in, how fast a revoked key is out, and what one tenant sees of another."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from sqlalchemy import event
+
+from api.app import create_app
+from core.database import Database
+from services.tenants import Scope, TenantService
+from tests.api.conftest import MakeFront, MakeSettings, running
+from tests.api.support import NOOP, Front, client_of, problem_of
+from tests.support.job_rows import add_running_job
+from tests.support.waiting import eventually
+
+_PUBLIC = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
+
+
+def calls(app: FastAPI) -> list[tuple[str, str]]:
+    """Every method and path template that the application serves."""
+    return [
+        (method, route.path_format)
+        for route in iter_route_contexts(app.routes)
+        for method in sorted(route.methods or ())
+        if route.path_format is not None
+    ]
+
+
+class TestWhoComesIn:
+    @pytest.mark.parametrize(
+        "authorization",
+        [
+            None, "", "Bearer", "Bearer ", "Basic abc", "Bearer nonsense", "Bearer lh_short_x",
+            f"Bearer lh_{'a' * 12}_{'b' * 43}", f"Bearer lh_{'a' * 12}_{'b' * 100000}", "Bearer \xe9",
+        ],
+    )  # fmt: skip
+    async def test_everything_that_is_no_key_gets_the_same_answer(
+        self, app: FastAPI, authorization: str | None
+    ) -> None:
+        headers = {} if authorization is None else {b"Authorization": authorization.encode("latin-1")}
+        async with client_of(app, None) as http:
+            answer = await http.get("/jobs", headers=headers)
+        problem = problem_of(answer, 401, "E.AUTH.INVALID")
+        assert problem["detail"] == "the API key is missing, unknown, expired or revoked"
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+
+    async def test_right_prefix_with_a_wrong_secret_is_refused_also_from_memory(self, front: Front) -> None:
+        wrong = front.key[:-4] + ("AAAA" if not front.key.endswith("AAAA") else "BBBB")
+        for _ in range(2):
+            headers = {"Authorization": f"Bearer {wrong}"}
+            problem_of(await front.http.get("/jobs", headers=headers), 401, "E.AUTH.INVALID")
+            assert (await front.http.get("/jobs")).status_code == 200
+
+    async def test_no_route_without_a_key(self, app: FastAPI) -> None:
+        """Every route that is not public answers 401 to a stranger, and says in OpenAPI what it needs."""
+        found = calls(app)
+        assert len(found) > 15
+        async with client_of(app, None) as http:
+            for method, path in found:
+                if path in _PUBLIC:
+                    continue
+                url = path.replace("{job_id}", str(uuid4())).replace("{artifact_id}", str(uuid4()))
+                answer = await http.request(method, f"http://longhaul{url}")
+                assert answer.status_code == 401, (method, path)
+        document = app.openapi()
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                assert (path in _PUBLIC) != ("security" in operation), path
+
+    async def test_unknown_paths_tell_a_stranger_nothing(self, app: FastAPI) -> None:
+        async with client_of(app, None) as http:
+            problem_of(await http.get("/no/such"), 401)
+
+    async def test_expired_key_is_refused(self, make_front: MakeFront) -> None:
+        soon = datetime.now(UTC) + timedelta(seconds=0.5)
+        front = await make_front(expires_at=soon)
+        assert (await front.http.get("/jobs")).status_code == 200
+        await asyncio.sleep(0.6)
+        problem_of(await front.http.get("/jobs"), 401)
+
+
+class TestScopes:
+    async def test_wrong_scope_is_403(self, make_front: MakeFront) -> None:
+        front = await make_front(scopes=[Scope.JOBS_READ])
+        assert (await front.http.get("/jobs")).status_code == 200
+        problem = problem_of(await front.http.post("/jobs", json=NOOP), 403, "E.AUTH.SCOPE")
+        assert "jobs:write" in problem["detail"]
+        problem_of(await front.http.post("/artifacts", content=b"x"), 403, "E.AUTH.SCOPE")
+        problem_of(await front.http.get(f"/artifacts/{uuid4()}"), 403, "E.AUTH.SCOPE")
+
+    async def test_every_route_needs_one(self, app: FastAPI, make_front: MakeFront) -> None:
+        """A key with one scope is refused by every route that is of another."""
+        by_scope = {scope: await make_front(scopes=[scope]) for scope in Scope}
+        for method, path in calls(app):
+            if path in _PUBLIC:
+                continue
+            url = "http://longhaul" + path.replace("{job_id}", str(uuid4())).replace("{artifact_id}", str(uuid4()))
+            allowed = [
+                scope for scope, front in by_scope.items() if (await front.http.request(method, url)).status_code != 403
+            ]
+            assert len(allowed) == 1, (method, path, allowed)
+
+
+class TestRevocation:
+    async def test_takes_less_than_a_second(self, front: Front, tenants: TenantService) -> None:
+        assert (await front.http.get("/jobs")).status_code == 200
+        await tenants.revoke_key(front.prefix)
+
+        async def status() -> int:
+            return (await front.http.get("/jobs")).status_code
+
+        await eventually(status, lambda code: code == 401, within=1.0)
+
+    async def test_other_keys_of_the_tenant_stay_good(
+        self, front: Front, tenants: TenantService, make_front: MakeFront
+    ) -> None:
+        second = await make_front(of=front)
+        await tenants.revoke_key(front.prefix)
+        assert (await second.http.get("/jobs")).status_code == 200
+        await eventually(lambda: front.http.get("/jobs"), lambda answer: answer.status_code == 401, within=1.0)
+
+    async def test_verified_keys_cost_no_look_at_the_database(self, app: FastAPI, front: Front) -> None:
+        await front.http.get("/jobs")
+        looks = _count_statements(app.state.services.database, "api_keys")
+        with looks as seen:
+            await front.http.get("/jobs")
+        assert seen == []
+
+    async def test_deaf_process_trusts_no_memory(
+        self, make_settings: MakeSettings, tenants: TenantService, make_front: MakeFront
+    ) -> None:
+        """While the LISTEN connection is down, a revoked key is refused at once all the same."""
+        async with running(create_app(make_settings())) as app:
+            front = await make_front(on=app)
+            assert (await front.http.get("/jobs")).status_code == 200
+            authenticator = app.state.services.authenticator
+            authenticator._is_told = lambda: False
+            authenticator.forget = lambda _prefix: None
+            await tenants.revoke_key(front.prefix)
+            problem_of(await front.http.get("/jobs"), 401)
+
+    async def test_use_is_written_down_at_most_once_a_minute(self, front: Front, tenants: TenantService) -> None:
+        await front.http.get("/jobs")
+
+        async def used() -> Any:
+            return (await tenants.list_keys(front.tenant_id))[0].last_used_at
+
+        first = await eventually(used)
+        await front.http.get("/jobs")
+        await asyncio.sleep(0.1)
+        assert await used() == first
+
+
+class TestOtherTenants:
+    async def test_every_id_of_somebody_else_is_404(
+        self, app: FastAPI, front: Front, other: Front, database: Database
+    ) -> None:
+        """Each route with an id in it, with the ids of another tenant's real job and artifact."""
+        job = await add_running_job(database, front.tenant_id)
+        artifact = (await front.http.post("/artifacts", content=b"mine")).json()
+        with_id = [(method, path) for method, path in calls(app) if "{" in path and path not in _PUBLIC]
+        assert len(with_id) >= 11
+        for method, path in with_id:
+            url = path.replace("{job_id}", str(job.job_id)).replace("{artifact_id}", artifact["id"])
+            answer = await other.http.request(method, f"http://longhaul{url}")
+            assert answer.status_code == 404, (method, path, answer.text)
+            if method != "HEAD":
+                problem_of(answer, 404, "E.NOT_FOUND")
+        accept = {"Accept": "application/json"}
+        assert (await other.http.get(f"/jobs/{job.job_id}/events", headers=accept)).status_code == 404
+
+    async def test_lists_hold_only_ones_own(self, front: Front, other: Front) -> None:
+        await front.post(labels={"x": "1"})
+        assert (await other.http.get("/jobs")).json()["items"] == []
+        assert (await other.http.get("/jobs?label.x=1")).json()["items"] == []
+
+    async def test_somebody_elses_artifact_is_no_source(self, front: Front, other: Front) -> None:
+        artifact = (await front.http.post("/artifacts", content=b"# mine\n\nSome text of mine.")).json()
+        wish = {"topic": "t", "sources": [{"artifact_id": artifact["id"]}]}
+        answer = await other.http.post("/jobs", json={"kind": "generation.course", "input": wish})
+        assert [fault["pointer"] for fault in problem_of(answer, 422)["errors"]] == ["/input/sources/0/artifact_id"]
+
+
+class TestRateLimit:
+    async def test_too_many_requests_are_told_when_to_come_back(
+        self, make_settings: MakeSettings, make_front: MakeFront
+    ) -> None:
+        async with running(create_app(make_settings(rate_limit="3/minute"))) as app:
+            front, other = await make_front(on=app), await make_front(on=app)
+            answers = [await front.http.get("/jobs") for _ in range(4)]
+            assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+            assert answers[0].headers["ratelimit-policy"] == '"default";q=3;w=60'
+            assert answers[0].headers["ratelimit"].startswith('"default";r=2;t=')
+            problem = problem_of(answers[3], 429, "E.RATE.LIMITED")
+            assert problem["type"] == "https://iana.org/assignments/http-problem-types#quota-exceeded"
+            assert problem["violated-policies"] == ["default"]
+            left = int(answers[3].headers["ratelimit"].rpartition("t=")[2])
+            assert 1 <= left <= int(answers[3].headers["retry-after"]) <= 60
+            assert (await other.http.get("/jobs")).status_code == 200
+
+    async def test_guessing_keys_is_limited_by_address(self, make_settings: MakeSettings) -> None:
+        async with running(create_app(make_settings(rate_limit="3/minute"))) as app, client_of(app, None) as http:
+            answers: list[httpx.Response] = [await http.get("/jobs") for _ in range(4)]
+            assert [answer.status_code for answer in answers] == [401, 401, 401, 429]
+
+
+class _count_statements:  # noqa: N801 - used like a function
+    """The statements on a database, inside the block, that name a table."""
+
+    def __init__(self, database: Database, table: str) -> None:
+        self._engine = database.engine.sync_engine
+        self._table = table
+        self._seen: list[str] = []
+
+    def _note(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if self._table in statement:
+            self._seen.append(statement)
+
+    def __enter__(self) -> list[str]:
+        event.listen(self._engine, "before_cursor_execute", self._note)
+        return self._seen
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(self._engine, "before_cursor_execute", self._note)

@@ -1,0 +1,187 @@
+"""Courses as in production - service, database, store, Temporal, worker - with a model that a test holds or breaks."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from prometheus_client import CollectorRegistry
+from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import Worker
+
+import worker
+from activities.generation.calls import PaidCalls
+from activities.generation.documents import DocumentStore
+from activities.generation.steps import GenerationActivities
+from activities.generation.writer import StructuredWriter
+from activities.jobs import JobActivities
+from activities.steps import StepKeeper
+from core.database import Database
+from core.ids import new_id
+from core.metrics import WorkerMetrics
+from core.store import ArtifactStore
+from core.temporal import workflow_sandbox
+from domain.generation import Completion, CompletionRequest, LessonTask, Price
+from domain.jobs import JobAction, JobRef
+from gateways.offline import OfflineLanguageModel
+from repositories.rows import AnyRow
+from services.commands import CommandSender
+from services.diagnostics import NOOP
+from services.generation import course_kind
+from services.jobs import JobRequest, JobService
+from services.kinds import KindRegistry
+from tests.support.job_rows import job_row
+from tests.support.waiting import eventually
+
+SOURCE: Final = Path(__file__).parent.parent / "data" / "tides.txt"
+
+
+class HeldModel(OfflineLanguageModel):
+    """The offline model, asked under the eyes of a test.
+
+    ``asked`` counts calls by what is wanted: ``outline``, or the title of a lesson. While ``open`` is not set,
+    lessons stay in progress. ``answers`` replaces the answer by a text, or by an error, for as long as it is there.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.in_progress = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self.answers: dict[str, str | Exception] = {}
+        self.failing_lesson: int | None = None
+        self.fault: Exception | None = None
+
+    @property
+    def lessons(self) -> list[str]:
+        """The lessons asked for, in order."""
+        return [title for title in self.asked if title != "outline"]
+
+    async def complete(self, *, request: CompletionRequest) -> Completion:
+        """Remember, wait, answer."""
+        is_lesson = isinstance(request.task, LessonTask)
+        name = request.task.lesson.title if isinstance(request.task, LessonTask) else "outline"
+        self.asked.append(name)
+        self.in_progress += 1
+        try:
+            if is_lesson and self.fault is not None and len(self.lessons) == self.failing_lesson:
+                raise self.fault
+            if is_lesson:
+                await self.open.wait()
+        finally:
+            self.in_progress -= 1
+        answer = await super().complete(request=request)
+        text = self.answers.get(name)
+        if isinstance(text, Exception):
+            raise text
+        return answer if text is None else answer.model_copy(update={"text": text})
+
+    def price(self, model: str) -> Price:
+        """As the offline model."""
+        return super().price(model)
+
+
+@dataclass(frozen=True)
+class Courses:
+    """One tenant's courses, with a worker of their own."""
+
+    database: Database
+    client: Client
+    tenant_id: UUID
+    service: JobService
+    model: HeldModel
+
+    async def start(self, *, modules: int = 2, lessons: int = 2, **changes: Any) -> JobRef:
+        """Start a course on tides."""
+        wanted: Mapping[str, Any] = {
+            "topic": "How tides come about",
+            "modules": modules,
+            "lessons_per_module": lessons,
+            "sources": [{"name": SOURCE.name, "text": SOURCE.read_text(encoding="utf-8")}],
+            **changes,
+        }
+        return await self.start_kind("generation.course", wanted)
+
+    async def start_kind(self, kind: str, wanted: Mapping[str, Any]) -> JobRef:
+        """Start a job."""
+        started = await self.service.start(self.tenant_id, JobRequest(kind=kind, input=wanted), key=None)
+        return JobRef(job_id=started.document.id, tenant_id=self.tenant_id, kind=kind)
+
+    async def act(self, job: JobRef, action: JobAction) -> None:
+        """Ask something of a job."""
+        await self.service.act(self.tenant_id, job.job_id, action)
+
+    async def until_status(self, job: JobRef, status: str, *, within: float = 30.0) -> AnyRow:
+        """Wait until the job's row has this status."""
+        return await eventually(lambda: job_row(self.database, job), lambda row: row.status == status, within=within)
+
+    async def until_asked(self, lessons: int, *, within: float = 30.0) -> None:
+        """Wait until so many lessons were asked of the model."""
+        await self.until(lambda: len(self.model.lessons) >= lessons, within=within)
+
+    async def until(self, condition: Callable[[], bool], *, within: float = 30.0) -> None:
+        """Wait until something holds."""
+
+        async def look() -> bool:
+            return condition()
+
+        await eventually(look, within=within)
+
+    def workflow(self, job: JobRef, suffix: str = "") -> WorkflowHandle[Any, Any]:
+        """The job's workflow, or with a suffix such as ``/module-01`` one of its children."""
+        return self.client.get_workflow_handle(job.workflow_id + suffix)
+
+    async def until_paused(self, job: JobRef, suffix: str = "") -> None:
+        """Wait until the workflow itself stands at its gate."""
+
+        async def look() -> bool:
+            return "Paused" in str(await self.workflow(job, suffix).query("__temporal_workflow_metadata"))
+
+        await eventually(look, within=30.0)
+
+
+@asynccontextmanager
+async def serving_courses(
+    client: Client,
+    database: Database,
+    store: ArtifactStore,
+    tenant_id: UUID,
+    *,
+    fan_out: int = 2,
+    cache_for: timedelta = timedelta(0),
+    more_models: Sequence[Any] = (),
+) -> AsyncIterator[Courses]:
+    """Everything that a course needs, on a task queue of its own."""
+    task_queue = f"real-{new_id()}"
+    metrics = WorkerMetrics(CollectorRegistry())
+    keeper = StepKeeper(database)
+    model = HeldModel()
+    course = GenerationActivities(
+        keeper,
+        DocumentStore(database, store),
+        StructuredWriter(database, PaidCalls(database, keeper, metrics), cache_for=cache_for),
+        [model, *more_models],
+        fan_out=fan_out,
+    )
+    served = worker.queues(JobActivities(database, metrics), course)
+    kinds = [dataclasses.replace(kind, task_queue=task_queue) for kind in (course_kind(database, store), NOOP)]
+    service = JobService(
+        database,
+        KindRegistry(kinds),
+        CommandSender(client, timeout=timedelta(seconds=10)),
+        max_running=100,
+        keep_keys=timedelta(hours=1),
+    )
+    async with Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[kind for queue in served for kind in queue.workflows],
+        activities=list({doing.__name__: doing for queue in served for doing in queue.activities}.values()),
+        workflow_runner=workflow_sandbox(),
+    ):
+        yield Courses(database, client, tenant_id, service, model)
