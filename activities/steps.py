@@ -49,7 +49,7 @@ class StepKeeper:
             except LonghaulError as error:
                 await self._record_trouble(job, step, error.code, error.detail, error)
                 raise to_failure(error) from error
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - logged, and passed on as E.INTERNAL
                 _log.exception("step.crashed")
                 detail = f"unexpected {type(error).__name__}"
                 await self._record_trouble(job, step, "E.INTERNAL", detail, None)

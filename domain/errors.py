@@ -272,6 +272,7 @@ class ContentError(LonghaulError):
 TITLES: Final[dict[str, str]] = {
     "E.INTERNAL": "Internal error",
     "E.NOT_FOUND": "Not found",
+    "E.NOT_READY": "A part of the platform is not ready",
     "E.REQUEST.INVALID": "The request is not valid",
     "E.REQUEST.MALFORMED": "The body cannot be read",
     "E.REQUEST.TOO_LARGE": "The request is too large",

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from domain.model import Frozen
 from domain.text import Line, Prose, check_language
@@ -39,6 +39,18 @@ class ArtifactSource(Frozen):
     artifact_id: UUID
 
 
+def _kind_of_source(value: Any) -> str:
+    """Which sort of source is meant, so that only the errors of that sort are told."""
+    is_artifact = "artifact_id" in value if isinstance(value, dict) else isinstance(value, ArtifactSource)
+    return "artifact" if is_artifact else "inline"
+
+
+Source = Annotated[
+    Annotated[InlineSource, Tag("inline")] | Annotated[ArtifactSource, Tag("artifact")],
+    Discriminator(_kind_of_source),
+]
+
+
 class Export(StrEnum):
     """The forms in which a finished course is handed out."""
 
@@ -56,7 +68,7 @@ class CourseInput(Frozen):
     level: Literal["beginner", "intermediate", "advanced"] = "beginner"
     modules: Annotated[int, Field(ge=1, le=100)] = 3
     lessons_per_module: Annotated[int, Field(ge=1, le=50)] = 3
-    sources: Annotated[tuple[InlineSource | ArtifactSource, ...], Field(max_length=50)] = ()
+    sources: Annotated[tuple[Source, ...], Field(max_length=50)] = ()
     provider: Literal["offline", "openai"] = "offline"
     model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")] | None = None
     budget_usd: Annotated[Decimal, Field(gt=0, le=10_000, max_digits=12, decimal_places=6)] | None = None

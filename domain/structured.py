@@ -142,7 +142,7 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members:
-            raise ValueError(f"the member {json.dumps(name[:_MAX_NAME])} occurs twice in one object")
+            raise ValueError(f"holds the member {json.dumps(name[:_MAX_NAME])} twice in one object")
         members[name] = value
     return members
 

@@ -31,12 +31,12 @@ class ArtifactRepository:
             raise NotFound("there is no such artifact")
         return _artifact(found)
 
-    async def get_shown(self, job_id: UUID, *, limit: int, after: UUID | None) -> Sequence[Artifact]:
-        """Partial and final results of a job, in the order they were made."""
+    async def get_shown(self, job_id: UUID, *, limit: int, before: UUID | None) -> Sequence[Artifact]:
+        """Partial and final results of a job, newest first, older than the artifact ``before``."""
         query = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.role.in_(_SHOWN))
-        if after is not None:
-            query = query.where(artifacts.c.id > after)
-        found = (await self._connection.execute(query.order_by(artifacts.c.id).limit(limit))).all()
+        if before is not None:
+            query = query.where(artifacts.c.id < before)
+        found = (await self._connection.execute(query.order_by(artifacts.c.id.desc()).limit(limit))).all()
         return [_artifact(row) for row in found]
 
 

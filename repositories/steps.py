@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import case, func, null, or_, select, update
+from sqlalchemy import and_, case, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -33,7 +33,10 @@ class StepRepository:
 
     async def begin(self, job: JobRef, name: str, *, attempt: int) -> bool:
         """The step runs, for the ``attempt``-th time; False where that was known, as of a step in many parts."""
-        news = or_(job_steps.c.status != StepStatus.RUNNING, job_steps.c.attempt < attempt)
+        # A step that has succeeded stays so, also where a later attempt of the job only reads its result back.
+        waiting = job_steps.c.status.not_in([StepStatus.RUNNING, StepStatus.SUCCEEDED])
+        again = and_(job_steps.c.status == StepStatus.RUNNING, job_steps.c.attempt < attempt)
+        news = or_(waiting, again)
         statement = (
             update(job_steps)
             .where(job_steps.c.job_id == job.job_id, job_steps.c.name == name, news)
@@ -114,13 +117,14 @@ class StepResultRepository:
         found = (await self._connection.execute(query)).scalar_one_or_none()
         return None if found is None else dict(found)
 
-    async def get_by_prefix(self, job: JobRef, prefix: str) -> dict[tuple[str, str], dict[str, Any]]:
-        """All results of steps whose names begin with ``prefix``, by name and input hash."""
-        query = select(step_results.c.step, step_results.c.input_hash, step_results.c.result).where(
-            step_results.c.job_id == job.job_id, step_results.c.step.startswith(prefix, autoescape=True)
+    async def get_by_prefix(self, job: JobRef, prefix: str) -> dict[str, dict[str, Any]]:
+        """The latest result of each step whose name begins with ``prefix``, by name."""
+        query = (
+            select(step_results.c.step, step_results.c.result)
+            .where(step_results.c.job_id == job.job_id, step_results.c.step.startswith(prefix, autoescape=True))
+            .order_by(step_results.c.created_at)
         )
-        found = await self._connection.execute(query)
-        return {(row.step, row.input_hash): row.result for row in found}
+        return {row.step: row.result for row in await self._connection.execute(query)}
 
     async def add(self, job: JobRef, step: str, input_hash: str, result: dict[str, Any]) -> bool:
         """Keep a result; False where another run of the step was first, whose result stands."""

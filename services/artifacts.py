@@ -41,11 +41,13 @@ class ArtifactService:
         async with self._database.tenant(tenant_id) as connection:
             return await ArtifactRepository(connection).get_one(artifact_id)
 
-    async def list_of_job(self, tenant_id: UUID, job_id: UUID, *, limit: int, after: UUID | None) -> Sequence[Artifact]:
-        """Up to ``limit`` artifacts that a job shows, made after the one named ``after``. Raises NotFound."""
+    async def list_of_job(
+        self, tenant_id: UUID, job_id: UUID, *, limit: int, before: UUID | None
+    ) -> Sequence[Artifact]:
+        """Up to ``limit`` artifacts that a job shows, newest first, older than ``before``. Raises NotFound."""
         async with self._database.tenant(tenant_id) as connection:
             await JobRepository(connection).get_result(job_id)
-            return await ArtifactRepository(connection).get_shown(job_id, limit=limit, after=after)
+            return await ArtifactRepository(connection).get_shown(job_id, limit=limit, before=before)
 
     def read(self, artifact: Artifact, *, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from ``start`` up to, not including, ``end``. Raises NotFound and StoreUnavailable."""

@@ -135,7 +135,7 @@ class JobService:
             kind=kind.name,
             input=parsed.model_dump(mode="json"),
             task_queue=kind.task_queue,
-            start_at=request.start_at,
+            start_at=request.start_at and request.start_at.astimezone(UTC),
             priority=request.priority,
             labels=request.labels or {},
             callback_url=request.callback_url,
@@ -168,7 +168,7 @@ class JobService:
         admitted = not later and await JobRepository(connection).try_admit(
             tenant_id, kind.name, default_limit=self._max_running
         )
-        waiting_on = _first_wait(new, later=later, admitted=admitted)
+        waiting_on = _first_wait(new.start_at, later=later, admitted=admitted)
         command = Command(
             id=new_id(),
             job=JobRef(
@@ -270,8 +270,9 @@ class JobService:
     async def _retry(self, connection: AsyncConnection, row: AnyRow) -> Command | None:
         repository = JobRepository(connection)
         kind = self._kinds.get(row.kind)
-        admitted = await repository.try_admit(row.tenant_id, row.kind, default_limit=self._max_running)
-        waiting = None if admitted else capacity_wait()
+        later = row.start_at is not None and row.start_at > datetime.now(UTC)
+        admitted = not later and await repository.try_admit(row.tenant_id, row.kind, default_limit=self._max_running)
+        waiting = _first_wait(row.start_at, later=later, admitted=admitted)
         attempt = row.attempt + 1
         # What the older attempt was still to be told, or told again, must not reach the new one.
         for action in (CommandAction.CANCEL, CommandAction.SIGNAL):
@@ -296,7 +297,7 @@ class JobService:
             },
         )
         command = _command(row, CommandAction.START, start_args(kind, row.input), attempt=attempt)
-        await _add(connection, command, not_before=FAST_PATH_LEASE if admitted else None)
+        await _add(connection, command, not_before=row.start_at if later else FAST_PATH_LEASE if admitted else None)
         if not admitted:
             await CommandRepository(connection).wake_dispatchers()
         return command if admitted else None
@@ -317,10 +318,10 @@ def capacity_wait() -> WaitingOn:
     )
 
 
-def _first_wait(new: NewJob, *, later: bool, admitted: bool) -> WaitingOn | None:
+def _first_wait(start_at: datetime | None, *, later: bool, admitted: bool) -> WaitingOn | None:
     if later:
         return WaitingOn(
-            kind=WaitingKind.TIMER, detail="starts at its booked time", since=datetime.now(UTC), until=new.start_at
+            kind=WaitingKind.TIMER, detail="starts at its booked time", since=datetime.now(UTC), until=start_at
         )
     return None if admitted else capacity_wait()
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from domain.errors import FieldFault, InvalidInput
 from domain.model import Frozen
+from domain.structured import pointer
 
 Check = Callable[[UUID, Any], Awaitable[None]]
 """A check that needs the world: called with the tenant and the validated input. Raises InvalidInput."""
@@ -59,23 +60,12 @@ def parse_input(kind: JobKind, raw: Any) -> Frozen:
     try:
         return kind.input_model.model_validate(raw)
     except ValidationError as fault:
-        raise InvalidInput("the input does not fit the kind", faults=field_faults(fault, below="/input")) from None
+        raise InvalidInput("the input does not fit the kind", faults=field_faults(fault, raw, below="/input")) from None
 
 
-def field_faults(fault: ValidationError, *, below: str = "") -> list[FieldFault]:
-    """The errors of a validation as pointers and messages, without the offending values."""
+def field_faults(fault: ValidationError, data: Any, *, below: str = "") -> list[FieldFault]:
+    """The errors of a validation of ``data`` as pointers and messages, without the offending values."""
     return [
-        FieldFault(below + json_pointer(error["loc"]), error["msg"].removeprefix("Value error, "))
+        FieldFault(below + pointer(error["loc"], data), error["msg"].removeprefix("Value error, "))
         for error in fault.errors(include_url=False, include_input=False, include_context=False)
     ]
-
-
-def json_pointer(location: tuple[int | str, ...]) -> str:
-    """A location as JSON pointer (RFC 6901), with the names of union branches left out."""
-    parts = [str(part) for part in location if not _is_branch(part)]
-    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
-
-
-def _is_branch(part: int | str) -> bool:
-    # pydantic adds the class name, or function-wrapped type, of the union member it tried.
-    return isinstance(part, str) and (part[:1].isupper() or "[" in part)

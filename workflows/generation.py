@@ -242,7 +242,7 @@ async def _tell(handle: ModuleHandle, signal: Callable[..., Any], *args: Any) ->
     try:
         await handle.signal(signal, args=args)
     except FailureError:
-        workflow.logger.info("module.closed_before_signal", extra={"module": handle.id})
+        workflow.logger.info("module.closed_before_signal", extra={"child": handle.id})
 
 
 @workflow.defn(name=MODULE_WORKFLOW)

@@ -1,8 +1,8 @@
 """The course that every job takes, whatever its family: begin, pause where asked, end in exactly one way."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import (
@@ -19,6 +19,9 @@ with workflow.unsafe.imports_passed_through():
     from domain.jobs import JobRef, JobStatus, StepPlan
     from domain.model import Frozen
     from workflows.options import RECORD
+
+
+T = TypeVar("T")
 
 
 class JobResult(Frozen):
@@ -41,12 +44,12 @@ class PauseGate:
         self.paused, self.version = paused, version
         return True
 
-    async def __call__(self) -> None:
-        """Wait until the gate is open."""
-        if self.paused:
+    async def __call__(self, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Wait until the gate is open, or ``unless`` says that there is nothing left to wait for."""
+        if self.paused and not unless():
             before = workflow.get_current_details()
             workflow.set_current_details("**Paused** on request. Resume it through the API.")
-            await workflow.wait_condition(lambda: not self.paused)
+            await workflow.wait_condition(lambda: not self.paused or unless())
             workflow.set_current_details(before)
 
 
@@ -69,14 +72,17 @@ class JobWorkflow:
         self, job: JobRef, body: Callable[[], Awaitable[dict[str, Any]]], *, steps: Sequence[StepPlan] = ()
     ) -> JobResult:
         """Begin the job, run its body, and write down how it ended."""
-        begun = await workflow.execute_local_activity_method(
-            JobActivities.begin_job, BeginJobInput(job=job, steps=steps), **RECORD
+        begun, canceled = await _undisturbed(
+            workflow.execute_local_activity_method(
+                JobActivities.begin_job, BeginJobInput(job=job, steps=steps), **RECORD
+            )
         )
         if not begun.proceed:
             return JobResult(status=JobStatus.CANCELED)
         self.gate.set(begun.paused, 1)
-        end = await self._end_of(job, body)
-        await _record_end(end)
+        end = FinishJobInput(job=job, status=JobStatus.CANCELED) if canceled else await self._end_of(job, body)
+        await _undisturbed(workflow.execute_local_activity_method(JobActivities.finish_job, end, **RECORD))
+        await workflow.wait_condition(workflow.all_handlers_finished)
         return JobResult(status=end.status)
 
     async def plan(self, job: JobRef, steps: Sequence[StepPlan], *, first_position: int) -> None:
@@ -98,20 +104,20 @@ class JobWorkflow:
             return FinishJobInput(
                 job=job,
                 status=JobStatus.FAILED,
-                error_code=failure.type or "E.INTERNAL",
+                error_code=failure.type,
                 error_detail=failure.message,
             )
 
 
-async def _record_end(end: FinishJobInput) -> None:
-    # Whether cancellation was heard before or comes while this is written: the end must be on record.
-    writing = asyncio.ensure_future(workflow.execute_local_activity_method(JobActivities.finish_job, end, **RECORD))
-    while not writing.done():
+async def _undisturbed(writing: Coroutine[Any, Any, T]) -> tuple[T, bool]:
+    """The result of what must be on record whether or not cancellation comes meanwhile, and whether it came."""
+    task, canceled = asyncio.ensure_future(writing), False
+    while not task.done():
         try:
-            await asyncio.shield(writing)
+            await asyncio.shield(task)
         except asyncio.CancelledError:
-            continue
-    writing.result()
+            canceled = True
+    return task.result(), canceled
 
 
 def root_failure(error: BaseException | None) -> ApplicationError | None:
@@ -120,7 +126,9 @@ def root_failure(error: BaseException | None) -> ApplicationError | None:
     None where the error is not a failure of the job but a fault in workflow code.
     """
     if isinstance(error, ApplicationError):
-        return error
+        # Anything else is the name of some exception: no code of ours, and its words may quote anything.
+        ours = (error.type or "").startswith("E.")
+        return error if ours else ApplicationError("a step failed unexpectedly", type="E.INTERNAL")
     if not isinstance(error, ActivityError | ChildWorkflowError):
         return None
     match error.cause:

@@ -324,7 +324,7 @@ class GenerationActivities:
 
         async def read(module: int, lesson: int) -> Lesson:
             async with gate:
-                found = kept[lesson_part(module, lesson), lesson_digest(step, module, lesson)]
+                found = kept[lesson_part(module, lesson)]
                 return await self._documents.read(step.job, UUID(found["artifact_id"]), Lesson)
 
         return [
@@ -333,7 +333,7 @@ class GenerationActivities:
         ]
 
 
-def lesson_digest(step: WriteLessonInput | ExportCourseInput, module: int, lesson: int) -> str:
+def lesson_digest(step: WriteLessonInput, module: int, lesson: int) -> str:
     """Everything a lesson depends on, apart from its job: the plan, the material and the prompt."""
     place = lesson_part(module, lesson)
     return input_hash(place, str(step.outline_id), str(step.corpus_id), course_lesson.PROMPT.sha256)

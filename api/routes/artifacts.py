@@ -64,7 +64,7 @@ async def upload_artifact(
 @router.get("/jobs/{job_id}/artifacts", response_model=ArtifactPage, responses=problems(404))
 async def list_artifacts(call: Reader, job_id: JobID, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """Partial and final results of the job, in the order in which they were made."""
-    found = await call.services.artifacts.list_of_job(call.tenant_id, job_id, limit=limit + 1, after=id_of(cursor))
+    found = await call.services.artifacts.list_of_job(call.tenant_id, job_id, limit=limit + 1, before=id_of(cursor))
     items = [artifact_document(artifact, call.services.links) for artifact in found[:limit]]
     following = cursor_of(found[limit - 1].id) if len(found) > limit else None
     return Response(encode({"items": items, "next_cursor": following}), media_type=_JSON)

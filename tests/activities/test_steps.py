@@ -169,12 +169,16 @@ class TestFence:
     async def test_a_failed_effect_leaves_nothing(self, keeper: StepKeeper, job: JobRef, database: Database) -> None:
         """Result, step and event come together or not at all."""
         before = await event_rows(database, job)
-        with pytest.raises(RuntimeError):
+
+        async def break_off() -> None:
             async with keeper.effect(job) as connection:
                 await keeper.finish_part(
                     connection, job, step="sources", part="sources", digest=DIGEST, result={}, event="part.done"
                 )
                 raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            await break_off()
         assert await event_rows(database, job) == before
         assert await result_parts(database, job) == []
         assert (await step_rows(database, job))["sources"].done == 0

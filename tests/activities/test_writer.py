@@ -21,6 +21,7 @@ from domain.generation import (
     CourseInput,
     CourseOutline,
     Finish,
+    LessonBlock,
     LessonContent,
     LessonOutline,
     LessonTask,
@@ -227,6 +228,7 @@ class TestUnusable:
     )
     async def test_an_outcome_of_its_own_is_not_repaired(
         self,
+        *,
         writer: StructuredWriter,
         job: JobRef,
         model: OpenAILanguageModel,
@@ -268,10 +270,9 @@ class CutOff:
     can_look_up = False
 
     async def complete(self, *, request: Any) -> Completion:
-        text = LessonContent.model_construct(
-            title="t", summary="s", blocks=({"heading": "h", "paragraphs": ("p",), "bullets": ()},), key_points=("k",),
-            terms=(),
-        ).model_dump_json(warnings=False)  # fmt: skip
+        block = LessonBlock(heading="h", paragraphs=("p",), bullets=())
+        lesson = LessonContent(title="t", summary="s", blocks=(block,), key_points=("k",), terms=())
+        text = lesson.model_dump_json()
         usage = TokenUsage(input_tokens=1, output_tokens=1)
         return Completion(text=text, finish=Finish.LENGTH, usage=usage, model="gpt-x")
 
@@ -284,6 +285,7 @@ class CutOff:
 class TestCache:
     async def test_a_hit_costs_nothing(
         self,
+        *,
         database: Database,
         tenant_id: UUID,
         writer: StructuredWriter,
@@ -296,7 +298,7 @@ class TestCache:
         other = await add_running_job(database, tenant_id, budget_usd=Decimal("0.000001"))
         again = await writer.write(other, "lesson", model, "gpt-x", lesson_wish())
         assert again.content == first.content
-        assert (again.provenance.cached, again.provenance.calls, again.provenance.cost_usd) == (True, 0, 0)
+        assert (again.provenance.cached, again.provenance.calls, again.provenance.cost_usd) == (True, 0, Decimal(0))
         assert server.stats["arrived"] == 1
         assert await call_rows(database, other) == []
 
@@ -319,6 +321,7 @@ class TestCache:
     @pytest.mark.parametrize("action", ["schema_breaking", "refusal", "truncation", "content_filter"])
     async def test_only_validated_answers_are_kept(
         self,
+        *,
         database: Database,
         tenant_id: UUID,
         writer: StructuredWriter,
@@ -337,6 +340,7 @@ class TestCache:
 
     async def test_a_repaired_answer_is_kept(
         self,
+        *,
         database: Database,
         tenant_id: UUID,
         writer: StructuredWriter,
@@ -347,9 +351,7 @@ class TestCache:
         """It is as good as any, and kept under the wish, not under its repair."""
         server.play(Rule(match=Match(nth=1), action="schema_breaking"))
         repaired = await writer.write(job, "lesson", model, "gpt-x", lesson_wish())
-        again = await writer.write(
-            await add_running_job(database, tenant_id), "lesson", model, "gpt-x", lesson_wish()
-        )
+        again = await writer.write(await add_running_job(database, tenant_id), "lesson", model, "gpt-x", lesson_wish())
         assert again.provenance.cached
         assert again.content == repaired.content
 
@@ -367,6 +369,7 @@ class TestCache:
     )
     async def test_whatever_goes_into_an_answer_is_part_of_its_key(
         self,
+        *,
         database: Database,
         tenant_id: UUID,
         writer: StructuredWriter,
@@ -383,6 +386,7 @@ class TestCache:
 
     async def test_the_model_is_part_of_the_key(
         self,
+        *,
         database: Database,
         tenant_id: UUID,
         writer: StructuredWriter,
@@ -407,6 +411,7 @@ class TestCache:
 
     async def test_answers_expire(
         self,
+        *,
         database: Database,
         tenant_id: UUID,
         calls: PaidCalls,
@@ -448,7 +453,5 @@ class TestPrice:
     ) -> None:
         """The snapshot that answers may have no price of its own."""
         written = await writer.write(job, "lesson", model, "gpt-x-mini", lesson_wish())
-        usage = TokenUsage(
-            input_tokens=written.provenance.input_tokens, output_tokens=written.provenance.output_tokens
-        )
+        usage = TokenUsage(input_tokens=written.provenance.input_tokens, output_tokens=written.provenance.output_tokens)
         assert Decimal(0) < written.provenance.cost_usd <= model.price("gpt-x-mini").of(usage)

@@ -43,7 +43,7 @@ def standin(server: StandInOpenAI) -> StandInOpenAI:
 
 
 @asynccontextmanager
-async def vendor_client(base_url: str, key: str = "any-key", timeout: float = 5.0) -> AsyncIterator[openai.AsyncOpenAI]:  # noqa: ASYNC109
+async def vendor_client(base_url: str, key: str = "any-key", timeout: float = 5.0) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout) as client:
         yield client
 

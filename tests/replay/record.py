@@ -253,9 +253,7 @@ async def _record_on(postgres: EmbeddedPostgres, temporal: EmbeddedTemporal, fol
     database = create_database(
         postgres.runtime_url, pool_size=10, statement_timeout_seconds=15, application_name="longhaul-record"
     )
-    client = await connect(
-        temporal.address, namespace="default", converter=create_data_converter(None), lazy=False
-    )
+    client = await connect(temporal.address, namespace="default", converter=create_data_converter(None), lazy=False)
     store = create_artifact_store((folder / "artifacts").as_uri())
     tenant_id = new_id()
     async with database.system() as connection:

@@ -87,7 +87,9 @@ class TestContents:
     @pytest.mark.parametrize(
         "name",
         [
-            pytest.param(name, marks=leak) if name in {f"{scenario}.1.CourseGeneration.json" for scenario in LEAKY} else name
+            pytest.param(name, marks=leak)
+            if name in {f"{scenario}.1.CourseGeneration.json" for scenario in LEAKY}
+            else name
             for name in HISTORIES
         ],
     )

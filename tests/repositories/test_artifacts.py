@@ -45,6 +45,6 @@ class TestArtifacts:
             repository = ArtifactRepository(connection)
             for one in made:
                 await repository.add(one)
-            first = await repository.get_shown(job.job_id, limit=2, after=None)
-            rest = await repository.get_shown(job.job_id, limit=2, after=first[-1].id)
-        assert [one.role for one in (*first, *rest)] == ["partial", "export", "export"]
+            first = await repository.get_shown(job.job_id, limit=2, before=None)
+            rest = await repository.get_shown(job.job_id, limit=2, before=first[-1].id)
+        assert [one.role for one in (*first, *rest)] == ["export", "export", "partial"]

@@ -50,6 +50,14 @@ class TestClaim:
         claimed += await claim() + await claim() + await claim()
         assert sorted(claimed) == sorted(job.job_id for job in refs)
 
+    async def test_does_not_wait_for_a_claim_that_is_not_committed(self, database: Database, tenant_id: UUID) -> None:
+        for _ in range(4):
+            await add_job(database, tenant_id)
+        async with database.system() as one, database.system() as other, asyncio.timeout(5):
+            first = await CommandRepository(one).claim_due(limit=2, lease=LEASE)
+            second = await CommandRepository(other).claim_due(limit=2, lease=LEASE)
+        assert len({row.id for row in (*first, *second)}) == 4
+
     async def test_tenants_take_turns(self, database: Database) -> None:
         owners = [await new_tenant(database) for _ in range(3)]
         for owner, count in zip(owners, (10, 4, 1), strict=True):

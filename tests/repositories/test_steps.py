@@ -126,4 +126,4 @@ class TestResults:
             results = StepResultRepository(connection)
             for step in ("lesson_1", "lessonX1", "outline"):
                 await results.add(job, step, "h", {"step": step})
-            assert set(await results.get_by_prefix(job, "lesson_")) == {("lesson_1", "h")}
+            assert set(await results.get_by_prefix(job, "lesson_")) == {"lesson_1"}

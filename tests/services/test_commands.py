@@ -343,7 +343,8 @@ class TestFairness:
         self, unserved: Life, database: Database, postgres: EmbeddedPostgres
     ) -> None:
         """Not even where the neighbour came first and calls all of his urgent."""
-        add_many(postgres, await new_tenant(database), count=500, priority=1)
+        neighbour = await new_tenant(database)
+        add_many(postgres, neighbour, count=500, priority=1)
         mine = await add_job(database, unserved.tenant_id, priority=5)
         sender = CountingSender(unserved.client)
         assert await unserved.dispatcher(sender).dispatch_once()
@@ -351,6 +352,8 @@ class TestFairness:
         assert len(delivered) == 100
         assert mine.job_id in delivered
         await eventually(lambda: unserved.is_known_to_temporal(mine.job_id))
+        with superuser(postgres) as connection:  # so many would keep every later sweep busy
+            connection.execute("DELETE FROM jobs WHERE tenant_id = %s", (neighbour,))
 
     async def test_within_a_tenant_the_urgent_come_first(self, unserved: Life, database: Database) -> None:
         refs = [await add_job(database, unserved.tenant_id, priority=priority) for priority in (5, 3, 1, 3)]

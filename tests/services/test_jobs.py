@@ -260,9 +260,10 @@ class TestStartLater:
 class TestCancel:
     async def test_a_queued_job_never_runs(self, unserved: Life) -> None:
         job_id = await unserved.start(service=unserved.without_fast_path())
-        document = await unserved.service.act(unserved.tenant_id, job_id, JobAction.CANCEL)
+        document = await unserved.without_fast_path().act(unserved.tenant_id, job_id, JobAction.CANCEL)
         assert document.status == "canceled"
         assert document.finished_at is not None
+        assert [left.action for left in await unserved.commands(job_id)] == ["cancel"]
         unserved.pass_time(job_id)
         await unserved.dispatcher().dispatch_once()
         assert await unserved.commands(job_id) == []

@@ -12,8 +12,6 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
-
-
 from activities.generation.steps import (
     CourseStepInput,
     ExportCourseInput,
@@ -136,11 +134,15 @@ class CourseDoubles:
         """Make a lesson in progress fail."""
         self.running[place].set_exception(error)
 
-    async def until_running(self, count: int, *, within: float = 10.0) -> None:
+    async def until_running(self, count: int, *, within: float = 30.0) -> None:
         """Wait until at least so many lessons are in progress."""
         await self.until(lambda: len(self.running) >= count, within=within)
 
-    async def until(self, condition: Callable[[], bool], *, within: float = 10.0) -> None:
+    async def until_written(self, count: int) -> None:
+        """Wait until at least so many lessons are done."""
+        await self.until(lambda: len(self.written) >= count)
+
+    async def until(self, condition: Callable[[], bool], *, within: float = 30.0) -> None:
         """Wait until something holds for these doubles."""
 
         async def look() -> bool:
@@ -169,9 +171,7 @@ async def serving(client: Client, activities: Sequence[Callable[..., Any]]) -> A
 async def start_course(client: Client, task_queue: str, job: JobRef | None = None) -> WorkflowHandle[Any, JobResult]:
     """Start the workflow of a course."""
     job = job or new_job()
-    return await client.start_workflow(
-        CourseGenerationWorkflow.run, job, id=job.workflow_id, task_queue=task_queue
-    )
+    return await client.start_workflow(CourseGenerationWorkflow.run, job, id=job.workflow_id, task_queue=task_queue)
 
 
 async def until_signaled(client: Client, workflow_id: str, signal: str, *, or_closed: bool = False) -> None:

@@ -25,7 +25,7 @@ class TestFanOut:
         happens and enough lessons wait.
         """
         doubles, fan_out = CourseDoubles(shape, fan_out=20), 20
-        chance = random.Random(str(shape))
+        chance = random.Random(str(shape))  # noqa: S311
         total = sum(shape)
         async with serving(temporal, [*doubles.every, *RecordDoubles().every]) as task_queue:
             handle = await start_course(temporal, task_queue)
@@ -36,7 +36,7 @@ class TestFanOut:
                 leave = chance.sample(in_progress, k=chance.randint(1, len(in_progress)))
                 after = len(doubles.written) + len(leave)
                 doubles.let_go(*leave)
-                await doubles.until(lambda after=after: len(doubles.written) >= after)
+                await doubles.until_written(after)
             await handle.result()
         assert doubles.most_at_once <= fan_out
         assert sorted(doubles.started) == [(m, n) for m, count in enumerate(shape) for n in range(count)]

@@ -16,8 +16,10 @@ from temporalio.exceptions import (
     ChildWorkflowError,
     RetryState,
     TerminatedError,
-    TimeoutError as StepTimeoutError,
     TimeoutType,
+)
+from temporalio.exceptions import (
+    TimeoutError as StepTimeoutError,
 )
 from temporalio.worker import Worker
 
@@ -29,7 +31,6 @@ from tests.support.course_doubles import CourseDoubles, RecordDoubles, new_job, 
 from tests.support.waiting import eventually
 from workflows.diagnostics import NoopWorkflow
 from workflows.jobs import JobResult, PauseGate, root_failure
-
 
 TASK_TIMEOUT: Final = timedelta(seconds=2)
 """Short, so that a workflow task that waits for a local activity soon hears what else has happened."""

@@ -20,7 +20,9 @@ def activity_calls(source: str) -> Iterator[ast.Call]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name.startswith(("execute_activity", "execute_local_activity", "start_activity", "start_local_activity")):
+            if name.startswith(
+                ("execute_activity", "execute_local_activity", "start_activity", "start_local_activity")
+            ):
                 yield node
 
 
