@@ -280,6 +280,10 @@ class JobRepository:
         told = select(changed.c.version, func.pg_notify(CHANNEL, payload)).add_cte(logged)
         return (await self._connection.execute(told)).scalar_one_or_none()
 
+    async def set_result(self, job_id: UUID, result: dict[str, Any]) -> None:
+        """What the job is going to hand out once it has succeeded."""
+        await self._connection.execute(update(jobs).where(jobs.c.id == job_id).values(result=result))
+
     async def lock_attempt(self, job: JobRef) -> bool:
         """Lock the job's row; False where it is finished or a newer attempt has taken over."""
         query = (

@@ -89,7 +89,8 @@ _finish = text(
     ), job AS (
         UPDATE jobs
         SET version = version + 1, updated_at = now(), status = :status, finished_at = now(), waiting_on = NULL,
-            result = :result, error = :error, error_code = :error_code,
+            result = CASE WHEN :status = 'succeeded' THEN coalesce(:result, result) END,
+            error = :error, error_code = :error_code,
             progress = CASE WHEN :status = 'succeeded' THEN 1 ELSE progress END,
             cost_usd = spent.usd, input_tokens = spent.input, output_tokens = spent.output
         FROM target, spent WHERE jobs.id = target.id
@@ -179,7 +180,8 @@ class JobTransitions:
     ) -> float | None:
         """The job is over, and the slot it held goes to the next in line; the seconds since it was asked for.
 
-        None where it was over already, or a newer attempt has taken over.
+        None where it was over already, or a newer attempt has taken over. Without a ``result`` the one that a step
+        has set stands, if the job succeeded.
         """
         values = {
             "id": job.job_id,

@@ -38,6 +38,7 @@ from services.kinds import JobKind, KindRegistry, parse_input
 _PAST_TOLERANCE: Final = timedelta(minutes=5)
 _FURTHEST_START: Final = timedelta(days=366)
 _AT_ONCE: Final = timedelta(0)
+_IN_THE_PAST: Final = "lies in the past"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class JobRequest:
 
     def fingerprint(self) -> bytes:
         """A digest of everything the caller meant, independent of spelling and of the request's own ids."""
-        start_at = None if self.start_at is None else self.start_at.astimezone(UTC)
+        start_at = None if self.start_at is None else _in_utc(self.start_at)
         meant = [self.kind, self.input, start_at, self.priority, self.labels, self.callback_url]
         return hashlib.sha256(orjson.dumps(meant, option=orjson.OPT_SORT_KEYS)).digest()
 
@@ -135,7 +136,7 @@ class JobService:
             kind=kind.name,
             input=parsed.model_dump(mode="json"),
             task_queue=kind.task_queue,
-            start_at=request.start_at and request.start_at.astimezone(UTC),
+            start_at=None if request.start_at is None else _in_utc(request.start_at),
             priority=request.priority,
             labels=request.labels or {},
             callback_url=request.callback_url,
@@ -326,11 +327,19 @@ def _first_wait(start_at: datetime | None, *, later: bool, admitted: bool) -> Wa
     return None if admitted else capacity_wait()
 
 
+def _in_utc(start_at: datetime) -> datetime:
+    """The moment in UTC. Raises InvalidInput for one that the calendar of UTC does not have."""
+    try:
+        return start_at.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput("the start time is not possible", faults=[FieldFault("/start_at", _IN_THE_PAST)]) from None
+
+
 def _check_start(start_at: datetime) -> None:
     now = datetime.now(UTC)
     message = None
     if start_at < now - _PAST_TOLERANCE:
-        message = "lies in the past"
+        message = _IN_THE_PAST
     elif start_at > now + _FURTHEST_START:
         message = "lies more than a year ahead"
     if message is not None:

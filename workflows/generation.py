@@ -86,7 +86,7 @@ class CourseGenerationWorkflow(JobWorkflow):
         """Carry the course through; its result is in our tables."""
         return await self.carry(job, self._make_course, steps=first_steps())
 
-    async def _make_course(self) -> dict[str, Any]:
+    async def _make_course(self) -> None:
         workflow.set_current_details("Reading the sources")
         corpus_id = await self._prepare_sources()
         workflow.set_current_details("Designing the course")
@@ -94,7 +94,7 @@ class CourseGenerationWorkflow(JobWorkflow):
         workflow.set_current_details(f"Writing {sum(outline.lessons)} lessons in {len(outline.lessons)} modules")
         await self._write_modules(corpus_id, outline)
         workflow.set_current_details("Putting the course together")
-        return await self._export(corpus_id, outline)
+        await self._export(corpus_id, outline)
 
     async def _prepare_sources(self) -> UUID:
         await self.gate()
@@ -226,10 +226,10 @@ class CourseGenerationWorkflow(JobWorkflow):
         for handle in list(self._modules.values()):
             await _tell(handle, CourseModuleWorkflow.on_set_paused, paused, version)
 
-    async def _export(self, corpus_id: UUID, outline: WriteOutlineResult) -> dict[str, Any]:
+    async def _export(self, corpus_id: UUID, outline: WriteOutlineResult) -> None:
         await self.gate()
         with workflow.create_event_group("export", label="Export").scope():
-            return await workflow.execute_activity_method(
+            await workflow.execute_activity_method(
                 GenerationActivities.export_course,
                 ExportCourseInput(job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id),
                 summary="export",

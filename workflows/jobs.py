@@ -69,7 +69,7 @@ class JobWorkflow:
         """Tell child workflows, where a family has them."""
 
     async def carry(
-        self, job: JobRef, body: Callable[[], Awaitable[dict[str, Any]]], *, steps: Sequence[StepPlan] = ()
+        self, job: JobRef, body: Callable[[], Awaitable[dict[str, Any] | None]], *, steps: Sequence[StepPlan] = ()
     ) -> JobResult:
         """Begin the job, run its body, and write down how it ended."""
         begun, canceled = await _undisturbed(
@@ -91,7 +91,7 @@ class JobWorkflow:
             JobActivities.plan_steps, PlanStepsInput(job=job, steps=steps, first_position=first_position), **RECORD
         )
 
-    async def _end_of(self, job: JobRef, body: Callable[[], Awaitable[dict[str, Any]]]) -> FinishJobInput:
+    async def _end_of(self, job: JobRef, body: Callable[[], Awaitable[dict[str, Any] | None]]) -> FinishJobInput:
         try:
             return FinishJobInput(job=job, status=JobStatus.SUCCEEDED, result=await body())
         except BaseException as error:

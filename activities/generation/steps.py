@@ -41,6 +41,7 @@ from domain.model import Frozen
 from prompts import course_lesson, course_outline
 from rendering.exports import RenderedFile
 from rendering.sources import SourceText, build_corpus, decode_source
+from repositories.jobs import JobRepository
 from repositories.steps import StepResultRepository
 
 _READS_AT_ONCE: Final = 16
@@ -198,14 +199,17 @@ class GenerationActivities:
             return WriteLessonResult(lesson_id=lesson_id, status=lesson.status)
 
     @activity.defn(name="export_course")
-    async def export_course(self, step: ExportCourseInput) -> dict[str, Any]:
-        """Put the course together and render it in every form asked for; the job's result."""
+    async def export_course(self, step: ExportCourseInput) -> None:
+        """Put the course together and render it in every form asked for.
+
+        The job's result is written here and not handed to the workflow: titles have no place in its history.
+        """
         job = step.job
         async with self._keeper.attempt(job, EXPORT_STEP), heartbeating():
             digest = input_hash(EXPORT_STEP, str(step.outline_id))
             kept = await self._keeper.recall(job, EXPORT_STEP, digest)
             if kept is not None:
-                return kept
+                return
             wanted = await self._documents.read_input(job)
             course = await self._assemble(step, wanted)
             files = await asyncio.to_thread(render_all, course, wanted)
@@ -214,14 +218,14 @@ class GenerationActivities:
             async with self._keeper.effect(job) as connection:
                 earlier = await StepResultRepository(connection).get_or_none(job, EXPORT_STEP, digest)
                 if earlier is not None:
-                    return earlier
+                    return
                 for artifact in artifacts:
                     await self._documents.add(connection, artifact)
                 await self._keeper.finish_part(
                     connection, job, step=EXPORT_STEP, part=EXPORT_STEP, digest=digest, result=result,
                     event="course.exported", data={"files": [file.name for file in files]},
                 )  # fmt: skip
-            return result
+                await JobRepository(connection).set_result(job.job_id, result)
 
     # --- sources ------------------------------------------------------------------------------------
 

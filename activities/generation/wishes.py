@@ -45,6 +45,7 @@ def outline_wish(wanted: CourseInput, corpus: Corpus) -> Wish[CourseOutline]:
         answer=CourseOutline,
         max_output_tokens=outline_tokens(wanted.modules * wanted.lessons_per_module),
         rule=lambda outline: outline_faults(outline, wanted, known),
+        again=True,
     )
 
 

@@ -52,6 +52,8 @@ class Wish(Generic[AnswerT]):
     answer: type[AnswerT]
     max_output_tokens: int
     rule: Rule = lambda _answer: ()
+    again: bool = False
+    """Whether a new attempt of the job asks anew, because an earlier answer that was no good ended the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,9 @@ class StructuredWriter:
 
 def _request(job: JobRef, step: str, model_name: str, wish: Wish[Any]) -> CompletionRequest:
     parameters = {"model": model_name, "max_output_tokens": wish.max_output_tokens}
-    op = input_hash(str(job.job_id), step, wish.prompt.sha256, wish.task.model_dump(mode="json"), parameters)
+    attempt = job.attempt if wish.again else 1
+    task = wish.task.model_dump(mode="json")
+    op = input_hash(str(job.job_id), attempt, step, wish.prompt.sha256, task, parameters)
     return CompletionRequest(
         op=op,
         messages=wish.messages,

@@ -26,6 +26,7 @@ from core.store import ArtifactStore
 from domain.generation import CourseInput, InlineSource
 from domain.generation_plan import first_steps, module_steps
 from domain.jobs import JobRef
+from repositories.jobs import JobRepository
 from tests.support.course_service import SOURCE, HeldModel
 from tests.support.job_rows import add_running_job, artifact_names, event_rows, step_rows
 
@@ -83,8 +84,10 @@ class TestTwiceAtOnce:
         assert (outline.lessons, outline.fan_out) == ((2,), 2)
         for lesson in range(2):
             await twice(course.write_lesson, WriteLessonInput(**where, module=0, lesson=lesson))
-        result = await twice(course.export_course, ExportCourseInput(**where))
-        assert result["lessons"] == {"total": 2, "ready": 2}
+        await twice(course.export_course, ExportCourseInput(**where))
+        async with database.tenant(job.tenant_id) as connection:
+            kept = await JobRepository(connection).get_result(job.job_id)
+        assert kept.result["lessons"] == {"total": 2, "ready": 2}
         names = Counter(await artifact_names(database, job))
         assert set(names.values()) == {1}, names
         assert len(names) == 7

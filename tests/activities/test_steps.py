@@ -116,7 +116,6 @@ class TestAttempt:
         assert (step.attempt, step.next_retry_at) == (2, None)
         assert (await job_row(database, job)).waiting_on is None
 
-    @pytest.mark.xfail(strict=True, reason="StepRepository.begin reopens a step that has all its parts")
     async def test_a_run_repeated_after_the_end_does_not_reopen_the_step(
         self, keeper: StepKeeper, job: JobRef, database: Database
     ) -> None:

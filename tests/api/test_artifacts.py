@@ -190,10 +190,10 @@ class TestOfJob:
         async with database.tenant(live.tenant_id) as connection:
             await connection.execute(insert(artifacts), rows)
         page = (await live.http.get(f"/jobs/{job['id']}/artifacts?limit=1")).json()
-        assert [item["name"] for item in page["items"]] == ["lessons/01-01.json"]
+        assert [item["name"] for item in page["items"]] == ["course.json"]
         rest = (await live.http.get(f"/jobs/{job['id']}/artifacts?cursor={page['next_cursor']}")).json()
-        assert [item["name"] for item in rest["items"]] == ["course.json"]
-        head = await live.http.head(f"/artifacts/{page['items'][0]['id']}")
+        assert [item["name"] for item in rest["items"]] == ["lessons/01-01.json"]
+        head = await live.http.head(f"/artifacts/{rest['items'][0]['id']}")
         assert head.headers["content-disposition"] == 'attachment; filename="01-01.json"'
 
     async def test_unknown_job_is_404(self, live: Front) -> None:

@@ -22,12 +22,6 @@ from tests.support.course_service import serving_courses
 HISTORIES: Final = committed()
 MOST_PAYLOAD_BYTES: Final = 4_096
 
-LEAKY: Final = ("succeeded", "paused", "retried")
-"""Scenarios with a finished course, whose result travels through its workflow."""
-leak: Final = pytest.mark.xfail(
-    strict=True, reason="the result of export_course carries the course's title and, made from it, names of files"
-)
-
 
 def registered() -> list[type]:
     """Every workflow that the worker process serves."""
@@ -84,22 +78,12 @@ class TestReplay:
 
 
 class TestContents:
-    @pytest.mark.parametrize(
-        "name",
-        [
-            pytest.param(name, marks=leak)
-            if name in {f"{scenario}.1.CourseGeneration.json" for scenario in LEAKY}
-            else name
-            for name in HISTORIES
-        ],
-    )
+    @pytest.mark.parametrize("name", HISTORIES)
     def test_committed_histories_are_small_and_discreet(self, name: str) -> None:
         """References only: nothing large, and nothing of what people wrote."""
         assert_small_and_discreet(HISTORIES[name])
 
-    @pytest.mark.parametrize(
-        "scenario", [pytest.param(name, marks=leak) if name in LEAKY else name for name in SCENARIOS]
-    )
+    @pytest.mark.parametrize("scenario", SCENARIOS)
     async def test_todays_histories_are_small_and_discreet(
         self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID, scenario: str
     ) -> None:

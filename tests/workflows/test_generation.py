@@ -292,7 +292,6 @@ class TestRetry:
         row = await courses.until_status(job, "succeeded")
         assert row.result["complete"]
 
-    @pytest.mark.xfail(strict=True, reason="the bad answers are remembered by their op, so a retry never asks again")
     async def test_an_outline_that_was_no_good_is_asked_for_again(self, courses: Courses) -> None:
         """Retrying is the only remedy of a course whose outline was invalid or refused."""
         courses.model.answers["outline"] = "{}"
