@@ -68,6 +68,11 @@ def _tenant_commands(parser: argparse.ArgumentParser) -> None:
     create = commands.add_parser("create", help="create a tenant and print its first key, once")
     create.add_argument("name")
     create.set_defaults(run=tenant_create)
+    limit = commands.add_parser("limit", help="set how many jobs of a kind a tenant may have running")
+    limit.add_argument("name")
+    limit.add_argument("kind")
+    limit.add_argument("most", type=int)
+    limit.set_defaults(run=tenant_limit)
 
 
 def _key_commands(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +209,18 @@ def tenant_create(settings: Settings, parsed: argparse.Namespace) -> int:
             return (await tenants.create_key(await tenants.create_tenant(parsed.name), name="first")).text
 
     print(asyncio.run(create()))
+    return 0
+
+
+def tenant_limit(settings: Settings, parsed: argparse.Namespace) -> int:
+    """Set how many jobs of a kind the tenant may have running at once."""
+
+    async def limit() -> None:
+        async with _tenants(settings) as tenants:
+            await tenants.limit(await tenants.find_tenant(parsed.name), kind=parsed.kind, most=parsed.most)
+
+    asyncio.run(limit())
+    print(f"{parsed.name}: at most {parsed.most} jobs of {parsed.kind} run at once")
     return 0
 
 

@@ -30,6 +30,11 @@ class TenantRepository:
         """The tenant of that name."""
         return (await self._connection.execute(select(tenants).where(tenants.c.name == name))).one_or_none()
 
+    async def set_limit(self, tenant_id: UUID, *, kind: str, most: int) -> None:
+        """How many jobs of a kind the tenant may have running at once."""
+        limits = tenants.c.max_running.op("||")(func.jsonb_build_object(kind, most))
+        await self._connection.execute(update(tenants).where(tenants.c.id == tenant_id).values(max_running=limits))
+
     async def add_key(
         self,
         *,

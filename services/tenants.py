@@ -96,6 +96,13 @@ class TenantService:
         tenant_id: UUID = found.id
         return tenant_id
 
+    async def limit(self, tenant_id: UUID, *, kind: str, most: int) -> None:
+        """Let the tenant have at most ``most`` jobs of a kind running; what runs already goes on."""
+        if most < 0:
+            raise InvalidInput("the limit is not possible", faults=[FieldFault("/most", "is negative")])
+        async with self._database.system() as connection:
+            await TenantRepository(connection).set_limit(tenant_id, kind=kind, most=most)
+
     async def create_key(
         self,
         tenant_id: UUID,

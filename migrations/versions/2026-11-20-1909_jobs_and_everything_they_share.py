@@ -28,7 +28,7 @@ APP_GRANTS = {
     "response_cache": "SELECT, INSERT, UPDATE, DELETE",
 }
 SYSTEM_GRANTS = {
-    "tenants": "SELECT, INSERT",
+    "tenants": "SELECT, INSERT, UPDATE",
     "api_keys": "SELECT, INSERT, UPDATE",
     "jobs": "SELECT, UPDATE",
     "job_steps": "SELECT, UPDATE",

@@ -36,7 +36,7 @@ class TestCheckAction:
             with pytest.raises(StateError, match=f"{status.value} cannot be asked to {action.value}"):
                 check_action(action, status=status, paused=True, awaiting_approval=True)
 
-    @pytest.mark.parametrize("status", TERMINAL)
+    @pytest.mark.parametrize("status", sorted(TERMINAL))
     def test_final_means_final_but_for_a_retry(self, status: JobStatus) -> None:
         for action in set(JobAction) - {JobAction.RETRY}:
             with pytest.raises(StateError):

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from core.database import Database
 from core.ids import new_id
 from domain.errors import InvalidInput, NotFound, Unauthenticated
+from repositories.jobs import JobRepository
 from repositories.tables import api_keys
 from services.tenants import ALL_SCOPES, Authenticator, Scope, TenantService
 
@@ -46,6 +47,22 @@ class TestTenant:
     async def test_unknown_one_is_not_found(self, service: TenantService) -> None:
         with pytest.raises(NotFound):
             await service.find_tenant(f"tenant-{new_id()}")
+
+
+class TestLimit:
+    async def test_holds_for_its_kind_and_not_for_others(
+        self, service: TenantService, tenant_id: UUID, database: Database
+    ) -> None:
+        """A limit of its own comes before the installation's; other kinds keep theirs."""
+        await service.limit(tenant_id, kind="a", most=0)
+        async with database.tenant(tenant_id) as connection:
+            repository = JobRepository(connection)
+            assert not await repository.try_admit(tenant_id, "a", default_limit=5)
+            assert await repository.try_admit(tenant_id, "b", default_limit=5)
+
+    async def test_is_not_negative(self, service: TenantService, tenant_id: UUID) -> None:
+        with pytest.raises(InvalidInput):
+            await service.limit(tenant_id, kind="a", most=-1)
 
 
 class TestKey:
