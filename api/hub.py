@@ -58,6 +58,9 @@ class Watch:
         """Lay the next event ready. A reader that does not keep up falls behind and reads for itself later."""
         if self.behind or frame.seq <= self.position:
             return
+        if frame.seq > self.position + 1:
+            self.fall_behind()
+            return
         if self._bytes + len(frame.data) > _MOST_BUFFERED_BYTES and self._frames:
             self.fall_behind()
             return
@@ -223,7 +226,9 @@ class EventHub:
     def _go_live(self, channel: _Channel, watch: Watch) -> None:
         """The watch is level, and nothing was awaited since it read: what the channel hands out is enough now."""
         watch.behind = False
-        channel.head = watch.position
+        # A watch that read ahead of the channel must not pull it along: others are still owed what lies between.
+        if channel.head is None:
+            channel.head = watch.position
         if channel.dirty:  # news came while nobody had caught up; its number may have been lost in a gap
             self._stir(channel)
 

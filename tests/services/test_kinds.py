@@ -84,10 +84,6 @@ class TestParse:
             "/input/table/k/count",
         }
 
-    @pytest.mark.xfail(
-        strict=True,
-        reason="keys that begin with a capital letter are taken for names of union branches and left out of pointers",
-    )
     def test_keeps_the_clients_own_capitals(self) -> None:
         with pytest.raises(InvalidInput) as refused:
             parse_input(kind(Outer), {"table": {"Key": {}}, "Unknown": 1})
