@@ -18,7 +18,7 @@ from core.logging import bind_job
 from domain.errors import DatabaseUnavailable, LonghaulError, Superseded
 from domain.jobs import JobRef, WaitingKind, WaitingOn
 from repositories.jobs import JobRepository, keep_pause, measured_progress, settled_cost
-from repositories.steps import StepRepository, StepResultRepository
+from repositories.steps import StepReader, StepRepository, StepResultRepository
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +33,7 @@ class StepKeeper:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._reader = StepReader(database)
 
     @asynccontextmanager
     async def attempt(self, job: JobRef, step: str) -> AsyncIterator[None]:
@@ -58,8 +59,7 @@ class StepKeeper:
 
     async def recall(self, job: JobRef, part: str, digest: str) -> dict[str, Any] | None:
         """What this part of the job has made before from the same input."""
-        async with self._database.tenant(job.tenant_id) as connection:
-            return await StepResultRepository(connection).get_or_none(job, part, digest)
+        return await self._reader.get_result_or_none(job, part, digest)
 
     @asynccontextmanager
     async def effect(self, job: JobRef) -> AsyncIterator[AsyncConnection]:
@@ -80,10 +80,13 @@ class StepKeeper:
         result: dict[str, Any],
         event: str,
         data: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Keep a part's result, advance its step and tell everybody, all in the caller's transaction, once."""
+    ) -> bool:
+        """Keep a part's result, advance its step and tell everybody, all in the caller's transaction.
+
+        False, and nothing done, where another run of the same part was first.
+        """
         if not await StepResultRepository(connection).add(job, part, digest, result):
-            return
+            return False
         await StepRepository(connection).advance(job, step)
         await JobRepository(connection).record(
             job_id=job.job_id,
@@ -92,8 +95,12 @@ class StepKeeper:
             data={"step": step, **(data or {})},
             values={"progress": measured_progress, "waiting_on": keep_pause, **settled_cost},
         )
+        return True
 
     async def _begin(self, job: JobRef, step: str) -> None:
+        # Of a step in many parts nearly every part finds it running; only the first has something to say.
+        if await self._reader.is_running(job, step, attempt=activity.info().attempt):
+            return
         async with self.effect(job) as connection:
             if not await StepRepository(connection).begin(job, step, attempt=activity.info().attempt):
                 return

@@ -9,7 +9,7 @@ announcement made meanwhile is remembered by its number, and events are numbered
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
@@ -182,7 +182,9 @@ class EventHub:
 
     # --- reading along ------------------------------------------------------------------------------
 
-    async def follow(self, tenant_id: UUID, job_id: UUID, watch: Watch, *, heartbeat: float) -> AsyncIterator[bytes]:
+    async def follow(
+        self, tenant_id: UUID, job_id: UUID, watch: Watch, *, heartbeat: float
+    ) -> AsyncGenerator[bytes, None]:
         """The events above the watch's position as pieces of an event stream, up to the end of the job.
 
         A comment goes out whenever nothing else did for ``heartbeat`` seconds. Ends early, to be resumed elsewhere,

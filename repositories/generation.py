@@ -2,12 +2,13 @@
 
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import case, delete, func, select, update
+from sqlalchemy import bindparam, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.database import Database
 from domain.errors import Outcome
 from domain.generation import TokenUsage
 from domain.jobs import JobRef
@@ -15,6 +16,31 @@ from repositories.rows import AnyRow
 from repositories.tables import jobs, prompts, provider_calls, response_cache
 
 SENDING = "sending"
+
+
+_state: Final = select(provider_calls.c.state).where(
+    provider_calls.c.job_id == bindparam("job_id"), provider_calls.c.op == bindparam("op")
+)
+_answer: Final = select(response_cache.c.answer).where(
+    response_cache.c.key == bindparam("key"), response_cache.c.expires_at > func.now()
+)
+
+
+class CallReader:
+    """What is asked before every call, each question in one round trip."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get_state_or_none(self, job: JobRef, op: str) -> str | None:
+        """What became of a call; None where it was never reserved."""
+        found = await self._database.read(job.tenant_id, _state, job_id=job.job_id, op=op)
+        return str(found[0].state) if found else None
+
+    async def get_cached_or_none(self, job: JobRef, key: str) -> dict[str, Any] | None:
+        """As ``ResponseCache.get_or_none``."""
+        found = await self._database.read(job.tenant_id, _answer, key=key)
+        return dict(found[0].answer) if found else None
 
 
 class CallLedger:

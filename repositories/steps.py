@@ -2,14 +2,52 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import and_, case, func, null, or_, select, update
+from sqlalchemy import Integer, and_, bindparam, case, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.database import Database
 from domain.jobs import JobRef, StepPlan, StepStatus
-from repositories.tables import job_steps, step_results
+from repositories.tables import job_steps, jobs, step_results
+
+_result: Final = select(step_results.c.result).where(
+    step_results.c.job_id == bindparam("job_id"),
+    step_results.c.step == bindparam("step"),
+    step_results.c.input_hash == bindparam("input_hash"),
+)
+_running: Final = (
+    select(job_steps.c.name)
+    .join(jobs, jobs.c.id == job_steps.c.job_id)
+    .where(
+        job_steps.c.job_id == bindparam("job_id"),
+        job_steps.c.name == bindparam("name"),
+        job_steps.c.status == StepStatus.RUNNING,
+        job_steps.c.attempt >= bindparam("attempt", type_=Integer),
+        jobs.c.attempt == bindparam("job_attempt", type_=Integer),
+        jobs.c.finished_at.is_(None),
+    )
+)
+
+
+class StepReader:
+    """What every part of every step asks first, each question in one round trip."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get_result_or_none(self, job: JobRef, step: str, input_hash: str) -> dict[str, Any] | None:
+        """As ``StepResultRepository.get_or_none``."""
+        found = await self._database.read(job.tenant_id, _result, job_id=job.job_id, step=step, input_hash=input_hash)
+        return dict(found[0].result) if found else None
+
+    async def is_running(self, job: JobRef, name: str, *, attempt: int) -> bool:
+        """Whether this step of this attempt of the job is known to run, so that there is nothing to say."""
+        found = await self._database.read(
+            job.tenant_id, _running, job_id=job.job_id, name=name, attempt=attempt, job_attempt=job.attempt
+        )
+        return bool(found)
 
 
 class StepRepository:

@@ -13,8 +13,7 @@ from core.metrics import WorkerMetrics
 from domain.errors import BudgetExceeded, Outcome, ProviderError
 from domain.generation import Completion, CompletionRequest, LanguageModel, TokenUsage
 from domain.jobs import JobRef
-from repositories.generation import SENDING, CallLedger
-from repositories.rows import AnyRow
+from repositories.generation import SENDING, CallLedger, CallReader
 from repositories.steps import StepResultRepository
 
 _log = structlog.get_logger(__name__)
@@ -39,23 +38,26 @@ class PaidCalls:
     ) -> None:
         self._database = database
         self._keeper = keeper
+        self._reader = CallReader(database)
         self._metrics = metrics
         self._look_pauses_seconds = look_pauses_seconds
 
     async def complete(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
         """The answer to the request, paid for once. Raises ProviderError, BudgetExceeded and PriceUnknown."""
-        kept = await self._keeper.recall(job, _part(request), request.op)
-        if kept is not None:
-            return Completion.model_validate(kept)
-        found = await self._look(job, model, request)
+        state = await self._reader.get_state_or_none(job, request.op)
+        if state == Outcome.DONE:
+            kept = await self._keeper.recall(job, _part(request), request.op)
+            if kept is not None:
+                return Completion.model_validate(kept)
+        found = await self._look(model, request) if state in {SENDING, Outcome.UNKNOWN} else None
         if found is None:
             found = await self._send(job, step, model, request)
         await self._settle(job, model, request, found)
         return found
 
-    async def _look(self, job: JobRef, model: LanguageModel, request: CompletionRequest) -> Completion | None:
+    async def _look(self, model: LanguageModel, request: CompletionRequest) -> Completion | None:
         """The answer of an earlier send whose outcome nobody knows."""
-        if not model.can_look_up or not _open(await self._ledger_row(job, request.op)):
+        if not model.can_look_up:
             return None
         for pause in self._look_pauses_seconds:
             await asyncio.sleep(pause)
@@ -64,10 +66,6 @@ class PaidCalls:
                 _log.info("call.found_again", op=request.op, provider=model.name)
                 return found
         return None
-
-    async def _ledger_row(self, job: JobRef, op: str) -> AnyRow | None:
-        async with self._database.tenant(job.tenant_id) as connection:
-            return await CallLedger(connection).get_or_none(job, op)
 
     async def _send(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
         await self._reserve(job, step, model, request)
@@ -87,8 +85,10 @@ class PaidCalls:
             await ledger.reserve(
                 job, op=request.op, step=step, provider=model.name, model=request.model, reserved_usd=worst
             )
+            if budget is None:
+                return
             committed = await ledger.get_committed_usd(job)
-            if budget is not None and committed > budget:
+            if committed > budget:
                 # Leaving by exception takes the reservation back: the call is not made.
                 raise BudgetExceeded(
                     f"the next call may cost {worst:f} USD, which with {committed - worst:f} USD spent or reserved "
@@ -127,7 +127,3 @@ def worst_case_usd(model: LanguageModel, request: CompletionRequest) -> Decimal:
 
 def _part(request: CompletionRequest) -> str:
     return f"call/{request.op[:16]}"
-
-
-def _open(row: AnyRow | None) -> bool:
-    return row is not None and row.state in {SENDING, Outcome.UNKNOWN}

@@ -285,15 +285,16 @@ class GenerationActivities:
         result = {"artifact_id": str(artifact.id), "status": made.data.get("content", ContentStatus.READY)}
         shown = {"artifact_id": str(artifact.id)} if made.role is ArtifactRole.PARTIAL else {}
         async with self._keeper.effect(job) as connection:
-            earlier = await StepResultRepository(connection).get_or_none(job, part.name, part.digest)
-            if earlier is not None:
-                return UUID(earlier["artifact_id"])
-            await self._documents.add(connection, artifact)
-            await self._keeper.finish_part(
+            first = await self._keeper.finish_part(
                 connection, job, step=part.step, part=part.name, digest=part.digest, result=result,
                 event=made.event, data={**made.data, **shown},
             )  # fmt: skip
-        return artifact.id
+            if first:
+                await self._documents.add(connection, artifact)
+                return artifact.id
+        earlier = await self._keeper.recall(job, part.name, part.digest)
+        assert earlier is not None
+        return UUID(earlier["artifact_id"])
 
     async def _store_file(self, job: JobRef, file: RenderedFile) -> Artifact:
         return await self._documents.store_bytes(job, file.name, file.media_type, file.body, ArtifactRole.EXPORT)

@@ -1,5 +1,6 @@
 """A validated piece of content from a model: cached, repaired once, and otherwise kept as the draft that it is."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,7 @@ from domain.model import Frozen
 from domain.structured import AnswerFault, strict_schema, validate_answer
 from prompts import repair
 from prompts.prompt import Prompt
-from repositories.generation import ResponseCache
+from repositories.generation import CallReader, ResponseCache
 
 AnswerT = TypeVar("AnswerT", bound=Frozen)
 Rule = Callable[[Any], Sequence[tuple[str, str]]]
@@ -71,6 +72,7 @@ class StructuredWriter:
 
     def __init__(self, database: Database, calls: PaidCalls, *, cache_for: timedelta) -> None:
         self._database = database
+        self._reader = CallReader(database)
         self._calls = calls
         self._cache_for = cache_for
 
@@ -98,8 +100,7 @@ class StructuredWriter:
     async def _from_cache(
         self, job: JobRef, key: str, provider: str, request: CompletionRequest, wish: Wish[AnswerT]
     ) -> Written[AnswerT] | None:
-        async with self._database.tenant(job.tenant_id) as connection:
-            kept = await ResponseCache(connection).get_or_none(key)
+        kept = await self._reader.get_cached_or_none(job, key)
         content = None if kept is None else _still_good(kept, wish)
         if content is None:
             return None
@@ -109,6 +110,11 @@ class StructuredWriter:
     async def _keep(self, job: JobRef, key: str, content: Frozen) -> None:
         async with self._database.tenant(job.tenant_id) as connection:
             await ResponseCache(connection).put(job, key, content.model_dump(mode="json"), keep=self._cache_for)
+
+
+@functools.cache
+def _wire_schema(answer: type[Frozen]) -> dict[str, Any]:
+    return strict_schema(answer)
 
 
 def _request(job: JobRef, step: str, model_name: str, wish: Wish[Any]) -> CompletionRequest:
@@ -121,7 +127,7 @@ def _request(job: JobRef, step: str, model_name: str, wish: Wish[Any]) -> Comple
         messages=wish.messages,
         task=wish.task,
         schema_name=wish.answer.__name__,
-        json_schema=strict_schema(wish.answer),
+        json_schema=_wire_schema(wish.answer),  # type: ignore[arg-type] # mypy 2.4: type[Any] is hashable
         **parameters,
     )
 

@@ -236,7 +236,7 @@ class TestWatch:
         pieces = hub.follow(front.tenant_id, UUID(job["id"]), Watch(1), heartbeat=0.05)
         async with asyncio.timeout(2):
             assert await anext(pieces) == b": still here\n\n"
-        await pieces.aclose()  # type: ignore[attr-defined]
+        await pieces.aclose()
         assert hub._channels == {}
 
     async def test_strange_announcements_are_ignored(self, database: Database) -> None:
