@@ -4,12 +4,12 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import bindparam, case, delete, func, select, update
+from sqlalchemy import and_, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database import Database
-from domain.errors import Outcome
+from domain.errors import Outcome, Superseded
 from domain.generation import TokenUsage
 from domain.jobs import JobRef
 from repositories.rows import AnyRow
@@ -18,8 +18,18 @@ from repositories.tables import jobs, prompts, provider_calls, response_cache
 SENDING = "sending"
 
 
-_state: Final = select(provider_calls.c.state).where(
-    provider_calls.c.job_id == bindparam("job_id"), provider_calls.c.op == bindparam("op")
+_before: Final = (
+    select(provider_calls.c.state, jobs.c.budget_usd, jobs.c.attempt, jobs.c.finished_at)
+    .outerjoin_from(
+        jobs,
+        provider_calls,
+        and_(
+            provider_calls.c.tenant_id == jobs.c.tenant_id,
+            provider_calls.c.job_id == jobs.c.id,
+            provider_calls.c.op == bindparam("op"),
+        ),
+    )
+    .where(jobs.c.id == bindparam("job_id"))
 )
 _answer: Final = select(response_cache.c.answer).where(
     response_cache.c.key == bindparam("key"), response_cache.c.expires_at > func.now()
@@ -32,10 +42,15 @@ class CallReader:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def get_state_or_none(self, job: JobRef, op: str) -> str | None:
-        """What became of a call; None where it was never reserved."""
-        found = await self._database.read(job.tenant_id, _state, job_id=job.job_id, op=op)
-        return str(found[0].state) if found else None
+    async def get_before(self, job: JobRef, op: str) -> AnyRow:
+        """What is to be known before a call: its ``state`` (None: never reserved) and the job's ``budget_usd``.
+
+        Raises Superseded where the job is finished or a newer attempt has taken over.
+        """
+        found = await self._database.read(job.tenant_id, _before, job_id=job.job_id, op=op)
+        if not found or found[0].finished_at is not None or found[0].attempt != job.attempt:
+            raise Superseded("the job is finished, or a newer attempt has taken over")
+        return found[0]
 
     async def get_cached_or_none(self, job: JobRef, key: str) -> dict[str, Any] | None:
         """As ``ResponseCache.get_or_none``."""
@@ -51,7 +66,7 @@ class CallLedger:
 
     async def lock_budget(self, job: JobRef) -> Decimal | None:
         """The budget of the job in US dollars; reservations of others wait until the transaction ends."""
-        query = select(jobs.c.budget_usd).where(jobs.c.id == job.job_id).with_for_update()
+        query = select(jobs.c.budget_usd).where(jobs.c.id == job.job_id).with_for_update(key_share=True)
         budget: Decimal | None = (await self._connection.execute(query)).scalar_one()
         return budget
 

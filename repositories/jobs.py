@@ -159,7 +159,7 @@ class JobRepository:
 
     async def get_for_update(self, job_id: UUID) -> AnyRow:
         """The whole row, locked until the end of the transaction. Raises NotFound."""
-        wanted = select(jobs).where(jobs.c.id == job_id).with_for_update()
+        wanted = select(jobs).where(jobs.c.id == job_id).with_for_update(key_share=True)
         found = (await self._connection.execute(wanted)).one_or_none()
         if found is None:
             raise NotFound("there is no such job")
@@ -289,7 +289,7 @@ class JobRepository:
         query = (
             select(jobs.c.id)
             .where(jobs.c.id == job.job_id, jobs.c.attempt == job.attempt, jobs.c.status.in_(sorted(OPEN)))
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
         return (await self._connection.execute(query)).one_or_none() is not None
 

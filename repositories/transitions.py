@@ -78,7 +78,7 @@ _finish = text(
     WITH target AS (
         SELECT id FROM jobs
         WHERE id = :id AND attempt = :attempt AND status IN ('queued', 'running')
-        FOR UPDATE
+        FOR NO KEY UPDATE
     ), spent AS (
         SELECT coalesce(sum(settled_usd), 0) AS usd, coalesce(sum(input_tokens), 0) AS input,
                coalesce(sum(output_tokens), 0) AS output

@@ -44,14 +44,15 @@ class PaidCalls:
 
     async def complete(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
         """The answer to the request, paid for once. Raises ProviderError, BudgetExceeded and PriceUnknown."""
-        state = await self._reader.get_state_or_none(job, request.op)
-        if state == Outcome.DONE:
+        before = await self._reader.get_before(job, request.op)
+        if before.state == Outcome.DONE:
             kept = await self._keeper.recall(job, _part(request), request.op)
             if kept is not None:
                 return Completion.model_validate(kept)
-        found = await self._look(model, request) if state in {SENDING, Outcome.UNKNOWN} else None
+        found = await self._look(model, request) if before.state in {SENDING, Outcome.UNKNOWN} else None
         if found is None:
-            found = await self._send(job, step, model, request)
+            await self._reserve(job, step, model, request, budgeted=before.budget_usd is not None)
+            found = await self._send(job, model, request)
         await self._settle(job, model, request, found)
         return found
 
@@ -67,8 +68,7 @@ class PaidCalls:
                 return found
         return None
 
-    async def _send(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
-        await self._reserve(job, step, model, request)
+    async def _send(self, job: JobRef, model: LanguageModel, request: CompletionRequest) -> Completion:
         try:
             return await model.complete(request=request)
         except ProviderError as error:
@@ -77,11 +77,14 @@ class PaidCalls:
             self._metrics.count_model_call(provider=model.name, model=request.model, outcome=error.outcome.value)
             raise
 
-    async def _reserve(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> None:
+    async def _reserve(
+        self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest, *, budgeted: bool
+    ) -> None:
         worst = worst_case_usd(model, request)
-        async with self._keeper.effect(job) as connection:
+        async with self._database.tenant(job.tenant_id) as connection:
             ledger = CallLedger(connection)
-            budget = await ledger.lock_budget(job)
+            # A budget never changes. Only where there is one do reservations have to wait for each other.
+            budget = await ledger.lock_budget(job) if budgeted else None
             await ledger.reserve(
                 job, op=request.op, step=step, provider=model.name, model=request.model, reserved_usd=worst
             )
