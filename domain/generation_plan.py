@@ -6,6 +6,7 @@ SOURCES_STEP = "sources"
 OUTLINE_STEP = "outline"
 EXPORT_STEP = "export"
 LESSON_PREFIX = "lesson-"
+SPOILED_PREFIX = "spoiled-outline-"
 
 LESSON_TOKENS = 4_000
 OUTLINE_TOKENS_PER_LESSON = 160

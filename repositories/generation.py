@@ -85,8 +85,11 @@ class CallLedger:
 
     async def reserve(
         self, job: JobRef, *, op: str, step: str, provider: str, model: str, reserved_usd: Decimal
-    ) -> None:
-        """The call is about to be sent. Sent before with unknown outcome: that send is counted as lost."""
+    ) -> bool:
+        """The call is about to be sent; False where it is done already.
+
+        Sent before with unknown outcome: that send is counted as lost.
+        """
         row = {
             "tenant_id": job.tenant_id,
             "job_id": job.job_id,
@@ -108,18 +111,18 @@ class CallLedger:
             0,
         )
         statement = pg_insert(provider_calls).values(row)
-        await self._connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["tenant_id", "job_id", "op"],
-                set_={
-                    "state": SENDING,
-                    "reserved_usd": reserved_usd,
-                    "lost_usd": provider_calls.c.lost_usd + lost,
-                    "sends": provider_calls.c.sends + 1,
-                    "updated_at": func.now(),
-                },
-            )
-        )
+        reserving = statement.on_conflict_do_update(
+            index_elements=["tenant_id", "job_id", "op"],
+            set_={
+                "state": SENDING,
+                "reserved_usd": reserved_usd,
+                "lost_usd": provider_calls.c.lost_usd + lost,
+                "sends": provider_calls.c.sends + 1,
+                "updated_at": func.now(),
+            },
+            where=provider_calls.c.state != Outcome.DONE,
+        ).returning(provider_calls.c.op)
+        return (await self._connection.execute(reserving)).one_or_none() is not None
 
     async def settle(self, job: JobRef, *, op: str, usage: TokenUsage, cost_usd: Decimal) -> None:
         """The call came back and cost this much."""
@@ -131,6 +134,10 @@ class CallLedger:
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
         )
+
+    async def settle_again(self, job: JobRef, *, op: str, cost_usd: Decimal) -> None:
+        """The call came back a second time: two attempts were under way at once. It was paid for twice."""
+        await self._set(job, op, state=Outcome.DONE, lost_usd=provider_calls.c.lost_usd + cost_usd)
 
     async def close(self, job: JobRef, *, op: str, outcome: Outcome) -> None:
         """The call did not come back with an answer."""

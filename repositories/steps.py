@@ -97,11 +97,16 @@ class StepRepository:
             job,
             name,
             done=done,
-            status=case((complete, StepStatus.SUCCEEDED), else_=StepStatus.RUNNING),
+            # What troubles another part of the step is not over because this part is done.
+            status=case(
+                (complete, StepStatus.SUCCEEDED),
+                (job_steps.c.status == StepStatus.FAILED, StepStatus.FAILED),
+                else_=StepStatus.RUNNING,
+            ),
             started_at=func.coalesce(job_steps.c.started_at, func.now()),
             finished_at=case((complete, func.now()), else_=null()),
-            last_error=None,
-            next_retry_at=None,
+            last_error=case((complete, null()), else_=job_steps.c.last_error),
+            next_retry_at=case((complete, null()), else_=job_steps.c.next_retry_at),
         )
 
     async def trouble(

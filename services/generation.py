@@ -1,18 +1,20 @@
 """What the platform knows about ``generation``: its kinds of job, and the checks that need the world."""
 
+import asyncio
 from typing import Final
 from uuid import UUID
 
 from core.database import Database
 from core.store import ArtifactStore
-from domain.errors import FieldFault, InvalidInput, NotFound
+from domain.errors import FieldFault, InvalidInput, NotFound, SourceEmpty
 from domain.generation import ArtifactSource, CourseInput, InlineSource
-from rendering.sources import decode_source
+from rendering.sources import decode_source, parse_source
 from repositories.artifacts import ArtifactRepository
 from services.kinds import JobKind
 from workflows.generation import COURSE_WORKFLOW, TASK_QUEUE
 
 _LARGEST_SOURCE_BYTES: Final = 16_777_216
+_LONGEST_CHECKED_CHARS: Final = 100_000
 
 
 def course_kind(database: Database, store: ArtifactStore) -> JobKind:
@@ -50,7 +52,7 @@ class SourceCheck:
             if isinstance(source, ArtifactSource):
                 fault = await self._fault_of_artifact(tenant_id, source, f"{pointer}/artifact_id")
             else:
-                fault = _fault_of_text(source, f"{pointer}/text")
+                fault = await asyncio.to_thread(_fault_of_text, source, f"{pointer}/text")
             faults += [fault] if fault else []
         if faults:
             raise InvalidInput("the sources cannot be used", faults=faults)
@@ -61,10 +63,18 @@ class SourceCheck:
                 artifact = await ArtifactRepository(connection).get_one(source.artifact_id)
             if artifact.bytes > _LARGEST_SOURCE_BYTES:
                 return FieldFault(pointer, f"is larger than {_LARGEST_SOURCE_BYTES} bytes")
-            decode_source(await self._store.get(artifact.store_key), name=artifact.name)
+            raw = await self._store.get(artifact.store_key)
+            text = decode_source(raw, name=artifact.name)
+            await asyncio.to_thread(_expect_prose, artifact.name, artifact.media_type, text)
         except (NotFound, InvalidInput) as fault:
             return FieldFault(pointer, fault.detail)
         return None
+
+
+def _expect_prose(name: str, media_type: str | None, text: str) -> None:
+    # A long text has prose somewhere; cutting it up is for the worker.
+    if len(text) <= _LONGEST_CHECKED_CHARS and not parse_source(name=name, media_type=media_type, text=text):
+        raise SourceEmpty("has no text that a lesson could be made from")
 
 
 _NO_SOURCES: Final = FieldFault("/input/sources", "the offline provider needs at least one source")
@@ -72,7 +82,7 @@ _NO_SOURCES: Final = FieldFault("/input/sources", "the offline provider needs at
 
 def _fault_of_text(source: InlineSource, pointer: str) -> FieldFault | None:
     try:
-        decode_source(source.text.encode(), name=source.name)
+        _expect_prose(source.name, None, decode_source(source.text.encode(), name=source.name))
     except InvalidInput as fault:
         return FieldFault(pointer, fault.detail)
     return None

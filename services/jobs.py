@@ -240,13 +240,17 @@ class JobService:
     async def _set_paused(self, connection: AsyncConnection, row: AnyRow, *, paused: bool) -> Command | None:
         if row.paused == paused:
             return None
-        waiting = WaitingOn(
-            kind=WaitingKind.PAUSED, detail="paused on request; steps in progress finish", since=datetime.now(UTC)
-        )
+        now = datetime.now(UTC)
+        if paused:
+            detail = "paused on request; steps in progress finish"
+            waiting: WaitingOn | None = WaitingOn(kind=WaitingKind.PAUSED, detail=detail, since=now)
+        else:
+            later = row.start_at is not None and row.start_at > now
+            waiting = _first_wait(row.start_at, later=later, admitted=row.admitted_at is not None)
         version = await JobRepository(connection).record(
             job_id=row.id,
             event="job.paused" if paused else "job.resumed",
-            values={"paused": paused, "waiting_on": waiting.model_dump(mode="json") if paused else None},
+            values={"paused": paused, "waiting_on": waiting.model_dump(mode="json") if waiting else None},
         )
         if row.admitted_at is None:
             return None

@@ -6,6 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
@@ -209,6 +210,8 @@ class CourseGenerationWorkflow(JobWorkflow):
                 CourseModuleWorkflow.run,
                 part,
                 id=module_workflow_id(self._job, part.module),
+                # After a reset the modules of the run before may still be there; their finished lessons are kept.
+                id_reuse_policy=WorkflowIDReusePolicy.TERMINATE_IF_RUNNING,
                 parent_close_policy=ParentClosePolicy.TERMINATE,
                 cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
                 static_summary=f"Module {part.module + 1}: {part.lessons} lessons",

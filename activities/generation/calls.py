@@ -51,7 +51,9 @@ class PaidCalls:
                 return Completion.model_validate(kept)
         found = await self._look(model, request) if before.state in {SENDING, Outcome.UNKNOWN} else None
         if found is None:
-            await self._reserve(job, step, model, request, budgeted=before.budget_usd is not None)
+            if not await self._reserve(job, step, model, request, budgeted=before.budget_usd is not None):
+                # Another attempt, on its way out, has just brought the answer home.
+                return await self.complete(job, step, model, request)
             found = await self._send(job, model, request)
         await self._settle(job, model, request, found)
         return found
@@ -79,17 +81,18 @@ class PaidCalls:
 
     async def _reserve(
         self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest, *, budgeted: bool
-    ) -> None:
+    ) -> bool:
         worst = worst_case_usd(model, request)
         async with self._database.tenant(job.tenant_id) as connection:
             ledger = CallLedger(connection)
             # A budget never changes. Only where there is one do reservations have to wait for each other.
             budget = await ledger.lock_budget(job) if budgeted else None
-            await ledger.reserve(
+            if not await ledger.reserve(
                 job, op=request.op, step=step, provider=model.name, model=request.model, reserved_usd=worst
-            )
+            ):
+                return False
             if budget is None:
-                return
+                return True
             committed = await ledger.get_committed_usd(job)
             if committed > budget:
                 # Leaving by exception takes the reservation back: the call is not made.
@@ -97,6 +100,7 @@ class PaidCalls:
                     f"the next call may cost {worst:f} USD, which with {committed - worst:f} USD spent or reserved "
                     f"is over the budget of {budget:f} USD"
                 )
+        return True
 
     async def _settle(
         self, job: JobRef, model: LanguageModel, request: CompletionRequest, completion: Completion
@@ -106,8 +110,11 @@ class PaidCalls:
             kept = await StepResultRepository(connection).add(
                 job, _part(request), request.op, completion.model_dump(mode="json")
             )
+            ledger = CallLedger(connection)
             if kept:
-                await CallLedger(connection).settle(job, op=request.op, usage=completion.usage, cost_usd=cost)
+                await ledger.settle(job, op=request.op, usage=completion.usage, cost_usd=cost)
+            else:
+                await ledger.settle_again(job, op=request.op, cost_usd=cost)
         self._count(model.name, request.model, completion.usage, cost)
 
     def _count(self, provider: str, model: str, usage: TokenUsage, cost: Decimal) -> None:

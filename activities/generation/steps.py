@@ -33,6 +33,7 @@ from domain.generation_plan import (
     LESSON_PREFIX,
     OUTLINE_STEP,
     SOURCES_STEP,
+    SPOILED_PREFIX,
     lesson_part,
     module_step,
 )
@@ -172,7 +173,8 @@ class GenerationActivities:
             if kept is None:
                 corpus = await self._documents.read(job, step.corpus_id, Corpus)
                 model, model_name = self._model(wanted)
-                written = await self._writer.write(job, OUTLINE_STEP, model, model_name, outline_wish(wanted, corpus))
+                wish = outline_wish(wanted, corpus, spoiled=await self._count_spoiled(job))
+                written = await self._writer.write(job, OUTLINE_STEP, model, model_name, wish)
                 kept = {"artifact_id": str(await self._keep_outline(job, digest, written))}
             outline_id = UUID(kept["artifact_id"])
             outline = (await self._documents.read(job, outline_id, KeptOutline)).outline
@@ -276,6 +278,12 @@ class GenerationActivities:
         artifact = await self._documents.store(job, "outline-draft.json", written.draft, ArtifactRole.PARTIAL)
         async with self._keeper.effect(job) as connection:
             await self._documents.add(connection, artifact)
+            part = f"{SPOILED_PREFIX}{job.attempt}"
+            await StepResultRepository(connection).add(job, part, "", {"artifact_id": str(artifact.id)})
+
+    async def _count_spoiled(self, job: JobRef) -> int:
+        async with self._keeper.effect(job) as connection:
+            return len(await StepResultRepository(connection).get_by_prefix(job, SPOILED_PREFIX))
 
     # --- results ------------------------------------------------------------------------------------
 

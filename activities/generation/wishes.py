@@ -26,7 +26,7 @@ from rendering.exports import RenderedFile, render
 _MOST_SECTIONS_WITHOUT_PLAN: Final = 12
 
 
-def outline_wish(wanted: CourseInput, corpus: Corpus) -> Wish[CourseOutline]:
+def outline_wish(wanted: CourseInput, corpus: Corpus, *, spoiled: int = 0) -> Wish[CourseOutline]:
     """The structure of the course, in exactly the size asked for, over sections that exist."""
     task = OutlineTask(
         topic=wanted.topic,
@@ -45,7 +45,7 @@ def outline_wish(wanted: CourseInput, corpus: Corpus) -> Wish[CourseOutline]:
         answer=CourseOutline,
         max_output_tokens=outline_tokens(wanted.modules * wanted.lessons_per_module),
         rule=lambda outline: outline_faults(outline, wanted, known),
-        again=True,
+        spoiled=spoiled,
     )
 
 

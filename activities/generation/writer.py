@@ -53,8 +53,8 @@ class Wish(Generic[AnswerT]):
     answer: type[AnswerT]
     max_output_tokens: int
     rule: Rule = lambda _answer: ()
-    again: bool = False
-    """Whether a new attempt of the job asks anew, because an earlier answer that was no good ended the job."""
+    spoiled: int = 0
+    """How many answers to the same wish were no good and ended an attempt of the job; the next one is another call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,8 @@ def _wire_schema(answer: type[Frozen]) -> dict[str, Any]:
 
 def _request(job: JobRef, step: str, model_name: str, wish: Wish[Any]) -> CompletionRequest:
     parameters = {"model": model_name, "max_output_tokens": wish.max_output_tokens}
-    attempt = job.attempt if wish.again else 1
     task = wish.task.model_dump(mode="json")
-    op = input_hash(str(job.job_id), attempt, step, wish.prompt.sha256, task, parameters)
+    op = input_hash(str(job.job_id), wish.spoiled, step, wish.prompt.sha256, task, parameters)
     return CompletionRequest(
         op=op,
         messages=wish.messages,

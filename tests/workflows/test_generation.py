@@ -127,8 +127,8 @@ class TestCancel:
         job = await courses.start(modules=1, lessons=3)
         await courses.until_asked(1)
         await courses.act(job, JobAction.PAUSE)
-        courses.model.open.set()
         await courses.until_paused(job, "/module-01")
+        courses.model.open.set()
         await courses.act(job, JobAction.CANCEL)
         row = await courses.until_status(job, "canceled")
         assert row.waiting_on is None
