@@ -39,7 +39,7 @@ check: $(STAMP) ## format, lint, types, walls between the rooms, schema
 
 unit: $(STAMP) ## every test but those that kill processes
 	@echo "== tests"; $(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n 2 --dist loadfile -m "not chaos"
+	@$(BIN)/coverage run -m pytest -n 2 --dist worksteal -m "not chaos"
 	@$(BIN)/coverage combine -q; $(BIN)/coverage report --fail-under=85 --skip-covered --sort=cover
 
 chaos: $(STAMP) ## the tests that kill real processes

@@ -184,4 +184,8 @@ async def serving_courses(
         activities=list({doing.__name__: doing for queue in served for doing in queue.activities}.values()),
         workflow_runner=workflow_sandbox(),
     ):
-        yield Courses(database, client, tenant_id, service, model)
+        try:
+            yield Courses(database, client, tenant_id, service, model)
+        finally:
+            # A worker waits for its activities; none may be held for ever once the test is over.
+            model.open.set()
