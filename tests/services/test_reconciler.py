@@ -56,12 +56,16 @@ async def run_shown(life: Life, job_id: UUID, run_id: str) -> None:
     await eventually(runs, lambda seen: run_id in seen)
 
 
+async def completed_tasks(life: Life, job_id: UUID) -> list[int]:
+    """The events with which workflow tasks were completed."""
+    history = await life.handle(job_id).fetch_history()
+    return [event.event_id for event in history.events if event.HasField("workflow_task_completed_event_attributes")]
+
+
 async def reset(life: Life, job_id: UUID) -> str:
     """Reset the workflow to the first task after its beginning; the new run."""
-    history = await life.handle(job_id).fetch_history()
-    completed = [
-        event.event_id for event in history.events if event.HasField("workflow_task_completed_event_attributes")
-    ]
+    # The row says that the job runs while the first workflow task is still being completed.
+    completed = await eventually(lambda: completed_tasks(life, job_id), bool)
     request = ResetWorkflowExecutionRequest(
         namespace="default",
         reason="by an operator",
