@@ -12,11 +12,7 @@ from typing import Any, Final
 
 import structlog
 import uvloop
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
-from temporalio.service import RPCError
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
 from activities.generation.calls import PaidCalls
@@ -46,6 +42,7 @@ from prompts.registry import PROMPTS
 from repositories.commands import CHANNEL as COMMAND_CHANNEL
 from repositories.workers import WorkerRepository
 from services.commands import CommandSender, Dispatcher
+from services.pollers import Pollers
 from services.prompts import record_prompts
 from services.reconciler import Reconciler
 from services.schema import schema_head
@@ -260,21 +257,11 @@ class WorkerProcess:
             faults["database"] = fault.detail
         try:
             for queue in task_queues:
-                if not await _has_poller(client, queue):
+                if not await Pollers(client).exist_on(queue):
                     faults[f"queue {queue}"] = "no poller"
-        except RPCError as fault:
-            faults["temporal"] = fault.message
+        except TemporalUnavailable as fault:
+            faults["temporal"] = fault.detail
         return faults
-
-
-async def _has_poller(client: Client, task_queue: str) -> bool:
-    request = DescribeTaskQueueRequest(
-        namespace=client.namespace,
-        task_queue=TaskQueue(name=task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    )
-    answer = await client.workflow_service.describe_task_queue(request, timeout=timedelta(seconds=2))
-    return len(answer.pollers) > 0
 
 
 def create_worker_database(settings: Settings, tracing: Tracing) -> Database:

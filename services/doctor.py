@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
@@ -18,6 +15,7 @@ from core.settings import ConfigurationError, Settings
 from core.temporal import connect, create_data_converter
 from domain.errors import LonghaulError, SchemaMismatch, TemporalUnavailable
 from services.commands import SEARCH_ATTRIBUTES
+from services.pollers import Pollers
 from services.schema import schema_head
 from services.stack.ports import port_answers
 
@@ -116,10 +114,5 @@ async def _poller(settings: Settings, queue: str) -> str | None:
         client = await _client(settings)
     except TemporalUnavailable:
         return "cannot be told while Temporal is away"
-    request = DescribeTaskQueueRequest(
-        namespace=settings.temporal_namespace,
-        task_queue=TaskQueue(name=queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    )
-    answer = await client.workflow_service.describe_task_queue(request, timeout=_TIMEOUT)
-    return None if answer.pollers else "no worker polls it; start one with `python worker.py`"
+    served = await Pollers(client).exist_on(queue)
+    return None if served else "no worker polls it; start one with `python worker.py`"
