@@ -1,4 +1,4 @@
-"""A course as CommonMark, for people and for other tools. Text from the course is text here: it formats nothing."""
+"""A course as CommonMark or MDX, for people and for other tools. Text from it is text here: it formats nothing."""
 
 import json
 import re
@@ -19,8 +19,9 @@ _SPECIAL = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _LINE_START = re.compile(r"^(?:(?=[-+=>:])|(\d{1,9})(?=[.)](?:\s|$)))")
+_MODULE_LINE = re.compile(r"^(?:e(?=xport\b)|i(?=mport\b))")  # MDX runs a paragraph that opens like this
 _BACKTICKS = re.compile(r"`+")
-_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+_NOT_IN_METADATA = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _SHORTEST_FENCE = 3
 
 
@@ -30,22 +31,50 @@ def course_markdown(course: Course, *, profile: Profile) -> bytes:
     The full profile opens with YAML front matter. Apart from it the document holds only headings, paragraphs, lists,
     the links of its table of contents, and their anchors, which are its only HTML.
     """
-    words = words_for(course.language)
     front_matter = [_front_matter(course)] if profile == "full" else []
-    blocks = [*front_matter, *_opening(course, words), *_contents(course, words)]
+    return ("\n\n".join([*front_matter, *course_blocks(course)]) + "\n").encode()
+
+
+def course_mdx(course: Course, *, profile: Profile) -> bytes:
+    """The course as UTF-8 MDX ending in a newline; equal courses give equal bytes.
+
+    The body is that of the Markdown, in which no text is an expression, an element, an import or an export. The full
+    profile exports ``metadata``, for MDX itself knows no front matter.
+    """
+    metadata = [_metadata(course)] if profile == "full" else []
+    return ("\n\n".join([*metadata, *course_blocks(course)]) + "\n").encode()
+
+
+def course_blocks(course: Course) -> Iterator[str]:
+    """The body, block by block."""
+    words = words_for(course.language)
+    yield from _opening(course, words)
+    yield from _contents(course, words)
     for number, module in enumerate(course.modules, start=1):
-        blocks += _module(module, number, words)
-    blocks += _sources(course, words)
-    return ("\n\n".join(blocks) + "\n").encode()
+        yield from _module(module, number, words)
+    yield from _sources(course, words)
 
 
-# --- front matter -----------------------------------------------------------------------------------
+# --- metadata ---------------------------------------------------------------------------------------
 
 
 def _front_matter(course: Course) -> str:
     """YAML whose every value is JSON, which is YAML too: no text can end its string or its line."""
+    lines = [f"{key}: {_on_one_line(value)}" for key, value in _facts(course).items()]
+    lessons = (f"  - {_on_one_line(facts)}" for facts in _lesson_facts(course))
+    return "\n".join(["---", *lines, "lesson_provenance:", *lessons, "---"])
+
+
+def _metadata(course: Course) -> str:
+    """A JavaScript object whose every value is JSON, which is JavaScript too."""
+    lines = [f"  {key}: {_on_one_line(value)}," for key, value in _facts(course).items()]
+    lessons = (f"    {_on_one_line(facts)}," for facts in _lesson_facts(course))
+    return "\n".join(["export const metadata = {", *lines, "  lesson_provenance: [", *lessons, "  ],", "}"])
+
+
+def _facts(course: Course) -> dict[str, object]:
     total = totals(course)
-    facts = {
+    return {
         "id": str(course.id),
         "title": course.title,
         "topic": course.topic,
@@ -64,30 +93,28 @@ def _front_matter(course: Course) -> str:
         "sources": list(course.sources),
         "outline_provenance": _provenance(course.outline_provenance),
     }
-    lines = [f"{key}: {_yaml(value)}" for key, value in facts.items()]
-    return "\n".join(["---", *lines, "lesson_provenance:", *_lesson_facts(course), "---"])
 
 
-def _lesson_facts(course: Course) -> Iterator[str]:
+def _lesson_facts(course: Course) -> Iterator[dict[str, object]]:
     """One line a lesson, so that a comparison of two versions shows which lesson changed."""
     for number, module in enumerate(course.modules, start=1):
         for place, lesson in enumerate(module.lessons, start=1):
-            facts = {
+            facts: dict[str, object] = {
                 "lesson": f"{number}.{place}",
                 "status": lesson.status.value,
                 "section_ids": list(lesson.section_ids),
             }
-            yield f"  - {_yaml(facts | _provenance(lesson.provenance))}"
+            yield facts | _provenance(lesson.provenance)
 
 
 def _provenance(provenance: Provenance) -> dict[str, object]:
     return full_provenance(provenance).model_dump(mode="json")
 
 
-def _yaml(value: object) -> str:
+def _on_one_line(value: object) -> str:
     """The value as JSON on one line, escaped further where YAML allows less than JSON."""
     text = json.dumps(value, ensure_ascii=False)
-    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+    return _NOT_IN_METADATA.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 # --- the parts of the document, each a sequence of blocks -------------------------------------------
@@ -236,4 +263,6 @@ def _mark(lesson: Lesson, words: Words) -> str:
 
 def _inline(line: str) -> str:
     """One line of text, escaped so that it reads the same in every renderer and formats nothing."""
-    return _LINE_START.sub(r"\1\\", _SPECIAL.sub(r"\\\g<0>", line))
+    escaped = _LINE_START.sub(r"\1\\", _SPECIAL.sub(r"\\\g<0>", line))
+    # A backslash before a letter is a backslash. Only a reference to its first letter tells the word from code.
+    return _MODULE_LINE.sub(lambda match: f"&#{ord(match.group())};", escaped)

@@ -26,6 +26,8 @@ _SPACES = re.compile(r"[ \t\n]+")
 
 def visible(text: str) -> str:
     """The text with one kind of line break and a visible sign for each character that no document can carry."""
+    if text.isprintable():  # as nearly every piece is, and this knows it much sooner
+        return text
     return _UNPRINTABLE.sub(_sign, _BREAK.sub("\n", text))
 
 

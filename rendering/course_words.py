@@ -24,6 +24,14 @@ class Words:
     sources: str
     untitled: str
 
+    search: str
+    found: str
+    """With ``{count}``."""
+    nothing_found: str
+    pages: str
+    previous: str
+    next: str
+
     topic: str
     audience: str
     level: str
@@ -76,6 +84,12 @@ _EN = Words(
     terms="Terms",
     sources="Sources",
     untitled="Untitled",
+    search="Search the lessons",
+    found="Lessons found: {count}",
+    nothing_found="Nothing found.",
+    pages="Pages",
+    previous="Previous",
+    next="Next",
     topic="Topic",
     audience="Audience",
     level="Level",
@@ -129,6 +143,12 @@ _RU = Words(
     terms="Термины",
     sources="Источники",
     untitled="Без названия",
+    search="Поиск по урокам",
+    found="Найдено уроков: {count}",
+    nothing_found="Ничего не найдено.",
+    pages="Страницы",
+    previous="Назад",
+    next="Далее",
     topic="Тема",
     audience="Для кого",
     level="Уровень",

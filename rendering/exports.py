@@ -4,13 +4,18 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from domain.generation import Course, Export
 from rendering.course_html import course_html
 from rendering.course_json import course_json
-from rendering.course_markdown import course_markdown
+from rendering.course_markdown import course_markdown, course_mdx
 from rendering.course_parts import Profile
+from rendering.course_pptx import course_pptx
+from rendering.course_scorm import course_scorm
+from rendering.course_site import course_site
 
 _MAX_SLUG = 80
 _FALLBACK = "course"
@@ -33,17 +38,35 @@ class RenderedFile:
     body: bytes
 
 
+class _Writer(Protocol):
+    def __call__(self, course: Course, /, *, profile: Profile) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a file of this export is called, what it is, and how it is written."""
+
+    ending: str
+    media_type: str
+    write: _Writer
+
+
+_PRESENTATION = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+_FORMS: Mapping[Export, _Form] = {
+    Export.JSON: _Form(".json", "application/json", course_json),
+    Export.MARKDOWN: _Form(".md", "text/markdown; charset=utf-8", course_markdown),
+    Export.HTML: _Form(".html", "text/html; charset=utf-8", course_html),
+    Export.MDX: _Form(".mdx", "text/mdx; charset=utf-8", course_mdx),
+    Export.SITE: _Form("-site.zip", "application/zip", course_site),
+    Export.PPTX: _Form(".pptx", _PRESENTATION, course_pptx),
+    Export.SCORM: _Form("-scorm.zip", "application/zip", course_scorm),
+}
+
+
 def render(course: Course, *, export: Export, profile: Profile) -> RenderedFile:
     """The course in the wished format, named after its title; equal courses give equal files."""
-    slug = slug_of(course.title)
-    match export:
-        case Export.JSON:
-            return RenderedFile(f"{slug}.json", "application/json", course_json(course, profile=profile))
-        case Export.MARKDOWN:
-            body = course_markdown(course, profile=profile)
-            return RenderedFile(f"{slug}.md", "text/markdown; charset=utf-8", body)
-        case Export.HTML:
-            return RenderedFile(f"{slug}.html", "text/html; charset=utf-8", course_html(course, profile=profile))
+    form = _FORMS[export]
+    return RenderedFile(f"{slug_of(course.title)}{form.ending}", form.media_type, form.write(course, profile=profile))
 
 
 def slug_of(title: str) -> str:

@@ -38,7 +38,9 @@ _SHAPES = {
     "class": re.compile(r"[a-z][a-z0-9 -]*"),
     "datetime": re.compile(r"[0-9TZ:.-]+"),
     "dir": re.compile(r"auto|ltr"),
-    "href": re.compile(r"#[a-z][a-z0-9-]*"),  # places on this page, and no others
+    "href": re.compile(  # places on this page and pages of this package, and no others
+        r"#[a-z][a-z0-9-]*|(?:index|lesson-[0-9]+-[0-9]+)\.html"
+    ),
     "id": _NAME,
     "lang": re.compile(r"[A-Za-z0-9-]+"),
     "open": re.compile(r""),

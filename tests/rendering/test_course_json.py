@@ -65,7 +65,7 @@ class TestBytes:
         assert body.endswith(b"}\n")
 
     def test_keys_keep_their_order(self) -> None:
-        head = ["format", "schema_version", "profile", "id", "title", "description", "topic", "audience", "language"]
+        head = ["format", "schema_version", "profile", "title", "description", "topic", "audience", "language"]
 
         assert list(parsed(make_course()))[: len(head)] == head
 
