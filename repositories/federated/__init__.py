@@ -1,0 +1,1 @@
+"""Federated learning: the registry of models, and rounds with their leases."""

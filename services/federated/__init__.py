@@ -1,0 +1,1 @@
+"""Federated learning without its arithmetic: the registry, participants and their leases, updates and receipts."""
