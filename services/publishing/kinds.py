@@ -1,0 +1,305 @@
+"""What the platform knows about ``publishing``: its kinds of job, and what is feasible before anything is booked."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from core.database import Database
+from core.ids import new_id
+from domain.errors import FieldFault, InvalidInput, NotFound, StateError
+from domain.publishing.content import PostContent, content_faults, render
+from domain.publishing.orders import (
+    CHECK_KIND,
+    ORDER_KIND,
+    POSTS_PER_MINUTE,
+    SEQUENCE_KIND,
+    CheckInput,
+    OrderInput,
+    OrderState,
+    SequenceInput,
+    moment_of,
+    removal_fault,
+)
+from domain.webhooks import AddressRefused, check_url
+from repositories.publishing.channels import ChannelRepository, SlotRepository
+from repositories.publishing.orders import OrderRepository
+from repositories.rows import AnyRow
+from services.kinds import JobKind
+from workflows.publishing import CHECK_WORKFLOW, ORDER_WORKFLOW, SEQUENCE_WORKFLOW, TASK_QUEUE
+
+_FURTHEST: Final = timedelta(days=366)
+_PAST_TOLERANCE: Final = timedelta(minutes=5)
+
+
+def publishing_kinds(database: Database, *, max_orders: int, exempt_hosts: Sequence[str]) -> list[JobKind]:
+    """``publishing.order``, ``publishing.sequence`` and ``publishing.check``."""
+    desk = BookingDesk(database, exempt_hosts=exempt_hosts)
+    return [
+        JobKind(
+            name=ORDER_KIND, input_model=OrderInput, workflow=ORDER_WORKFLOW, task_queue=TASK_QUEUE,
+            summary=lambda wanted: f"Post, then {wanted.finish}", check=desk.check_order, accompany=desk.book_order,
+            consent=approve_content, max_running=max_orders,
+        ),
+        JobKind(
+            name=SEQUENCE_KIND, input_model=SequenceInput, workflow=SEQUENCE_WORKFLOW, task_queue=TASK_QUEUE,
+            summary=lambda wanted: f"{len(wanted.items)} deliveries", check=desk.check_sequence,
+            accompany=desk.book_sequence, max_running=max_orders,
+        ),
+        JobKind(
+            name=CHECK_KIND, input_model=CheckInput, workflow=CHECK_WORKFLOW, task_queue=TASK_QUEUE,
+            summary=lambda _wanted: "Check of a channel", check=desk.check_channel,
+        ),
+    ]  # fmt: skip
+
+
+class BookingDesk:
+    """Says what cannot be done before it is promised, and books in the transaction of the job."""
+
+    def __init__(self, database: Database, *, exempt_hosts: Sequence[str]) -> None:
+        self._database = database
+        self._exempt_hosts = tuple(exempt_hosts)
+
+    async def check_channel(self, tenant_id: UUID, wanted: CheckInput) -> None:
+        """Raise InvalidInput where there is no such channel."""
+        async with self._database.tenant(tenant_id) as connection:
+            try:
+                await ChannelRepository(connection).get_one(wanted.channel_id)
+            except NotFound as fault:
+                raise _invalid(FieldFault("/input/channel_id", fault.detail)) from None
+
+    # --- orders -------------------------------------------------------------------------------------
+
+    async def check_order(self, tenant_id: UUID, wanted: OrderInput) -> None:
+        """Raise InvalidInput naming everything that makes this order impossible."""
+        faults = post_faults(wanted.content, "/input/content")
+        faults += self._notify_faults(wanted)
+        async with self._database.tenant(tenant_id) as connection:
+            faults += [fault async for fault in self._booking_faults(connection, wanted)]
+        if faults:
+            raise _invalid(*faults)
+
+    def _notify_faults(self, wanted: OrderInput) -> list[FieldFault]:
+        url = wanted.advertiser.notify.webhook_url if wanted.advertiser else None
+        fault = None if url is None else url_fault(url, self._exempt_hosts)
+        return [] if fault is None else [FieldFault("/input/advertiser/notify/webhook_url", fault)]
+
+    async def _booking_faults(self, connection: AsyncConnection, wanted: OrderInput) -> Any:
+        slot = await SlotRepository(connection).get_or_none(wanted.slot_id)
+        if slot is None or slot.state != "offered":
+            yield FieldFault("/input/slot_id", "is not a slot on offer")
+            return
+        channel = await ChannelRepository(connection).get_one(slot.channel_id)
+        for fault in channel_faults(channel, wanted):
+            yield FieldFault("/input/slot_id", fault)
+        publish_at = publish_moment(wanted, slot)
+        if isinstance(publish_at, FieldFault):
+            yield publish_at
+            return
+        for time_fault in time_faults(publish_at, slot, channel, wanted):
+            yield time_fault
+        crowded = await crowd_fault(connection, channel, publish_at, wanted)
+        if crowded is not None:
+            yield crowded
+
+    async def book_order(self, connection: AsyncConnection, tenant_id: UUID, job_id: UUID, wanted: OrderInput) -> None:
+        """Write the order of a job down. Raises InvalidInput where the slot was taken meanwhile."""
+        slot = await SlotRepository(connection).get_or_none(wanted.slot_id)
+        publish_at = None if slot is None else publish_moment(wanted, slot)
+        if slot is None or not isinstance(publish_at, datetime):
+            raise _invalid(FieldFault("/input/slot_id", "is not a slot on offer"))
+        try:
+            await OrderRepository(connection).add({
+                **_order_row(tenant_id, job_id, job_id, slot.channel_id, wanted),
+                "slot_id": slot.id,
+                **times_of(wanted, publish_at, slot),
+            })  # fmt: skip
+        except InvalidInput:
+            raise _invalid(FieldFault("/input/slot_id", "is taken by another order")) from None
+
+    # --- sequences ----------------------------------------------------------------------------------
+
+    async def check_sequence(self, tenant_id: UUID, wanted: SequenceInput) -> None:
+        """Raise InvalidInput naming everything that makes this sequence impossible."""
+        faults = [
+            fault
+            for place, item in enumerate(wanted.items)
+            for fault in post_faults(item.content, f"/input/items/{place}/content")
+        ]
+        starts = moment_of(wanted.starts_at, "/input/starts_at")
+        if isinstance(starts, FieldFault):
+            faults.append(starts)
+        elif starts < datetime.now(UTC) - _PAST_TOLERANCE:
+            faults.append(FieldFault("/input/starts_at", "lies in the past"))
+        elif starts > datetime.now(UTC) + _FURTHEST:
+            faults.append(FieldFault("/input/starts_at", "lies more than a year ahead"))
+        async with self._database.tenant(tenant_id) as connection:
+            try:
+                channel = await ChannelRepository(connection).get_one(wanted.channel_id)
+                faults += [FieldFault("/input/channel_id", fault) for fault in sequence_channel_faults(channel)]
+            except NotFound as fault:
+                faults.append(FieldFault("/input/channel_id", fault.detail))
+        if faults:
+            raise _invalid(*faults)
+
+    async def book_sequence(
+        self, connection: AsyncConnection, tenant_id: UUID, job_id: UUID, wanted: SequenceInput
+    ) -> None:
+        """Write the deliveries of a sequence down."""
+        starts = moment_of(wanted.starts_at, "/input/starts_at")
+        assert isinstance(starts, datetime)
+        for place, item in enumerate(sorted(wanted.items, key=lambda one: one.offset_seconds)):
+            publish_at = starts + timedelta(seconds=item.offset_seconds)
+            order = OrderInput(slot_id=job_id, content=item.content, finish="keep", late=wanted.late)
+            await OrderRepository(connection).add({
+                **_order_row(tenant_id, new_id(), job_id, wanted.channel_id, order),
+                "position": place,
+                "publish_at": publish_at,
+                "latest_at": publish_at + wanted.late.window,
+            })  # fmt: skip
+
+
+async def approve_content(connection: AsyncConnection, order_id: UUID, seen: str | None) -> None:
+    """Write down which content the channel's owner agrees to; from then on it cannot be changed.
+
+    Raises StateError where the owner has ``seen`` another one.
+    """
+    repository = OrderRepository(connection)
+    order = await repository.get_one(order_id, lock=True)
+    if seen is not None and seen != order.content_sha256:
+        raise StateError("the content is not the one that was seen; look at it again")
+    if order.state == OrderState.APPROVAL:
+        await repository.change(order.id, approved_sha256=order.content_sha256, pending=None)
+
+
+def _invalid(*faults: FieldFault) -> InvalidInput:
+    return InvalidInput("the order is not possible", faults=faults)
+
+
+def _order_row(tenant_id: UUID, order_id: UUID, job_id: UUID, channel_id: UUID, wanted: OrderInput) -> dict[str, Any]:
+    return {
+        "id": order_id,
+        "tenant_id": tenant_id,
+        "job_id": job_id,
+        "channel_id": channel_id,
+        "content": wanted.content.model_dump(mode="json"),
+        "content_sha256": render(wanted.content).sha256,
+        "wish": wanted.model_dump(mode="json", exclude={"content"}),
+    }
+
+
+# --- what is feasible -------------------------------------------------------------------------------
+
+
+def url_fault(url: str, exempt_hosts: Sequence[str]) -> str | None:
+    """Why nothing may be sent to this address, as far as its spelling tells."""
+    try:
+        check_url(url, exempt=exempt_hosts)
+    except AddressRefused as fault:
+        return str(fault)
+    return None
+
+
+def readiness_faults(channel: AnyRow) -> Iterator[str]:
+    """Why a channel cannot be published to."""
+    if channel.state == "checking":
+        yield "the channel is still being checked"
+    elif channel.state == "refused":
+        yield "the channel cannot be published to: " + "; ".join(channel.rights.get("faults", []))
+
+
+def sequence_channel_faults(channel: AnyRow) -> Iterator[str]:
+    """Why no sequence can be delivered into a channel."""
+    yield from readiness_faults(channel)
+    if channel.requires_approval:
+        yield "the channel's owner agrees to each post, which a sequence cannot ask for; order its posts one by one"
+
+
+def channel_faults(channel: AnyRow, wanted: OrderInput) -> Iterator[str]:
+    """What the channel does not permit of what is wanted."""
+    yield from readiness_faults(channel)
+    if channel.state == "ready":
+        rights = channel.rights
+        if wanted.finish == "remove" and not rights.get("can_delete"):
+            yield "the bot may not delete in this channel"
+        if (wanted.pin or wanted.finish == "stub") and not rights.get("can_edit"):
+            yield "the bot may neither pin nor edit in this channel"
+
+
+def publish_moment(wanted: OrderInput, slot: AnyRow) -> datetime | FieldFault:
+    """When the post goes out: at the start of its slot, or at a time inside."""
+    if wanted.publish_at is None:
+        starts: datetime = slot.starts_at
+        return starts
+    return moment_of(wanted.publish_at, "/input/publish_at")
+
+
+def time_faults(publish_at: datetime, slot: AnyRow, channel: AnyRow, wanted: OrderInput) -> Iterator[FieldFault]:
+    """What is wrong with the time of a post in a slot."""
+    pointer = "/input/slot_id" if wanted.publish_at is None else "/input/publish_at"
+    if publish_at < datetime.now(UTC):
+        yield FieldFault(pointer, "lies in the past")
+    if not slot.starts_at <= publish_at < slot.ends_at:
+        yield FieldFault("/input/publish_at", "lies outside the slot")
+    limited = channel.gateway == "telegram"
+    fault = removal_fault(publish_at, slot.ends_at, finish=wanted.finish, limited=limited)
+    if fault is not None:
+        yield FieldFault("/input/finish", fault)
+
+
+def times_of(wanted: OrderInput, publish_at: datetime, slot: AnyRow) -> dict[str, datetime | None]:
+    """The times of an order: published, at the latest, taken away."""
+    stays = wanted.finish == "keep" and not wanted.pin
+    return {
+        "publish_at": publish_at,
+        "latest_at": min(publish_at + wanted.late.window, slot.ends_at),
+        "remove_at": None if stays else slot.ends_at,
+    }
+
+
+async def crowd_fault(
+    connection: AsyncConnection,
+    channel: AnyRow,
+    publish_at: datetime,
+    wanted: OrderInput,
+    *,
+    besides: UUID | None = None,
+) -> FieldFault | None:
+    """Whether the channel has more posts in that minute, ``besides`` left out, than its system lets through."""
+    around = await OrderRepository(connection).count_around(channel.id, publish_at, besides=besides)
+    if channel.gateway == "telegram" and around + render_count(wanted) > POSTS_PER_MINUTE:
+        return FieldFault("/input/publish_at", f"the channel has {around} posts in that minute already")
+    return None
+
+
+def render_count(wanted: OrderInput) -> int:
+    """How many messages a post is."""
+    return max(len(wanted.content.media), 1)
+
+
+def post_faults(content: PostContent, below: str = "/content") -> list[FieldFault]:
+    """Everything that makes a post impossible, addresses that cannot be read included; each by its JSON pointer."""
+    addresses = [
+        *((f"entities/{place}", entity.url) for place, entity in enumerate(content.entities) if entity.url),
+        *((f"media/{place}", item.url) for place, item in enumerate(content.media)),
+        *((f"buttons/{place}", button.url) for place, button in enumerate(content.buttons)),
+    ]
+    broken = [FieldFault(f"{below}/{where}/url", "is not an address") for where, url in addresses if not _has_host(url)]
+    if broken:
+        return broken
+    try:
+        faults = content_faults(content, below)
+        readable = bool(faults) or all(_has_host(url) for url in render(content).links())
+    except ValueError:
+        faults, readable = [], False
+    return faults if readable else [FieldFault(f"{below}/text", "contains a link whose address cannot be read")]
+
+
+def _has_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname)
+    except ValueError:
+        return False
