@@ -5,17 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup up demo test check unit chaos bench lock doctor clean
+.PHONY: help setup up demo test check unit chaos bench lock lock-federated doctor clean
 
 help: ## say what there is to do
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 # The virtual environment is made anew whenever the locked requirements change.
-$(STAMP): requirements/bootstrap.txt requirements/dev.txt
+$(STAMP): requirements/bootstrap.txt requirements/dev.txt requirements/federated.txt
 	@echo "setting up $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/federated.txt
 	@touch $(STAMP)
 	@echo "set up."
 
@@ -43,7 +44,7 @@ unit: $(STAMP) ## every test but those that kill processes
 	@$(BIN)/coverage combine -q; $(BIN)/coverage report --fail-under=85 --skip-covered --sort=cover
 
 chaos: $(STAMP) ## the tests that kill real processes
-	@echo "== chaos"; $(BIN)/python -m pytest -m chaos
+	@echo "== chaos"; $(BIN)/python -m pytest -n 2 --dist worksteal -m chaos
 
 bench: $(STAMP) ## measure what is claimed about speed
 	@exec $(BIN)/python -m benchmarks
@@ -52,7 +53,10 @@ lock: $(STAMP) ## resolve the requirements anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  pyproject.toml -o requirements/runtime.txt --upgrade
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --all-extras pyproject.toml -o requirements/dev.txt --upgrade
+	  --extra embedded --extra dev pyproject.toml -o requirements/dev.txt --upgrade
+
+lock-federated: $(STAMP) ## resolve the extra for federated learning anew, after lock
+	@$(BIN)/python requirements/lock_federated.py
 
 clean: ## remove what was set up here, data included
 	rm -rf $(VENV) .data .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

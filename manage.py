@@ -12,22 +12,20 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from core.database import Database, create_database
-from core.leaving import leave
 from core.logging import configure_logging
+from core.process import leave
 from core.settings import ConfigurationError, Settings, load_settings
 from domain.errors import LonghaulError, NotFound
 from services import schema
-from services.demo import Demo, DemoFailed
-from services.diagnostics import NOOP
+from services.demo import DemoFailed, run_demo
 from services.doctor import examine
-from services.stack.assembly import ROOT, EmbeddedStack
+from services.stack.assembly import EmbeddedStack
 from services.stack.errors import StackError
 from services.stack.processes import Supervisor
 from services.tenants import ALL_SCOPES, TenantService
-from workflows import generation
+from workflows import diagnostics, federated, generation, publishing, saving, schedules
 
 DEVELOPMENT_TENANT: Final = "development"
-_DEMO_DOCUMENTS: Final = ("README.md", "docs/architecture.md", "docs/life-of-a-job.md")
 _START_PATIENCE: Final = timedelta(seconds=90)
 
 
@@ -146,8 +144,7 @@ async def _announce_ready(settings: Settings) -> None:
 
 
 async def _demonstrate(settings: Settings) -> None:
-    documents = [ROOT / name for name in _DEMO_DOCUMENTS]
-    await Demo(settings, _key_file(settings).read_text().strip(), documents=documents).run()
+    await run_demo(settings, _key_file(settings).read_text().strip())
     print("\nEverything succeeded.")
 
 
@@ -193,12 +190,20 @@ async def _ensure_development_key(settings: Settings) -> None:
 
 
 async def _is_live(tenants: TenantService, key: str) -> bool:
-    """Whether the key of an earlier run still opens this database; the data folder may have been made anew."""
+    """Whether the key of an earlier run still opens this database; the data folder may have been made anew.
+
+    One from before a scope existed is revoked, for it does not open everything.
+    """
     try:
         keys = await tenants.list_keys(await tenants.find_tenant(DEVELOPMENT_TENANT))
     except NotFound:
         return False
-    return any(row.revoked_at is None and key.startswith(f"lh_{row.prefix}_") for row in keys)
+    for row in keys:
+        if row.revoked_at is None and key.startswith(f"lh_{row.prefix}_"):
+            if set(row.scopes) >= set(ALL_SCOPES):
+                return True
+            await tenants.revoke_key(row.prefix)
+    return False
 
 
 def tenant_create(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -295,7 +300,8 @@ def doctor(settings: Settings, _parsed: argparse.Namespace) -> int:
 
     async def look() -> bool:
         well = True
-        async for finding in examine(settings, task_queues=[NOOP.task_queue, generation.TASK_QUEUE]):
+        rooms = (diagnostics, generation, saving, schedules, federated, publishing)
+        async for finding in examine(settings, task_queues=[room.TASK_QUEUE for room in rooms]):
             well &= finding.fault is None
             print(f"ok    {finding.subject}" if finding.fault is None else f"FAULT {finding.subject}: {finding.fault}")
         return well

@@ -4,31 +4,45 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 import uvloop
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
+from activities.federated.steps import FederatedActivities
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.publishing.checks import CheckActivities
+from activities.publishing.desk import PublishingDesk, PublishingPolicy
+from activities.publishing.dialog import DialogActivities
+from activities.publishing.effects import EffectActivities
+from activities.publishing.orders import OrderActivities
+from activities.saving.flush import Flusher
+from activities.saving.importer import Importer, ImportLimits
+from activities.saving.steps import SavingActivities
+from activities.schedules import ScheduleActivities
 from activities.steps import StepKeeper
 from core.database import Database, check_schema, create_database
+from core.federated_metrics import CycleMetrics
 from core.health import health_app, serve
 from core.http import HttpTimeouts, OutboundMetrics, create_http_client
 from core.ids import new_id
-from core.leaving import leave
 from core.logging import configure_logging
 from core.metrics import PoolCollector, WorkerMetrics, create_registry, render, temporal_runtime
 from core.notify import Listener
+from core.process import leave, settle
+from core.sealing import SecretBox, create_secret_box
 from core.settings import ConfigurationError, Settings, load_settings
 from core.store import create_artifact_store
 from core.telemetry import Tracing, create_tracing
@@ -36,20 +50,44 @@ from core.temporal import connect, create_data_converter, workflow_sandbox
 from core.version import VERSION
 from domain.errors import DatabaseUnavailable, LonghaulError, TemporalUnavailable
 from domain.generation import LanguageModel
+from gateways.file_channel import FileGateway
 from gateways.offline import OfflineLanguageModel
 from gateways.openai import OpenAILanguageModel
+from gateways.telegram import TelegramGateway
+from gateways.telegram_preview import TelegramPreview
+from gateways.webhooks import GuardedClient
 from prompts.registry import PROMPTS
 from repositories.commands import CHANNEL as COMMAND_CHANNEL
+from repositories.saving.intake import CHANNEL as RECORD_CHANNEL
+from repositories.schedules import CHANNEL as SCHEDULE_CHANNEL
+from repositories.webhooks import CHANNEL as WEBHOOK_CHANNEL
 from repositories.workers import WorkerRepository
 from services.commands import CommandSender, Dispatcher
+from services.families import create_kinds
+from services.federated.runtime import create_plotter, create_runtime
+from services.jobs import JobService
+from services.kinds import KindRegistry
 from services.pollers import Pollers
 from services.prompts import record_prompts
+from services.publishing.dialogs import BotPoller, DialogService, OrderBooker
+from services.publishing.guardian import OrderGuardian
 from services.reconciler import Reconciler
+from services.saving.retention import Retention
+from services.saving.streams import StreamKeeper
+from services.schedules.clock import Clock
+from services.schedules.keeper import ScheduleKeeper
+from services.schedules.runs import ScheduledJobService
 from services.schema import schema_head
 from services.stack.ports import free_port
-from workflows import diagnostics, generation
+from services.webhooks import WebhookDeliverer
+from workflows import diagnostics, federated, generation, publishing, saving, schedules
 from workflows.diagnostics import NoopWorkflow
+from workflows.dialog import DialogWorkflow
+from workflows.federated import FederatedCycleWorkflow
 from workflows.generation import CourseGenerationWorkflow, CourseModuleWorkflow
+from workflows.publishing import CheckWorkflow, OrderWorkflow, SequenceWorkflow
+from workflows.saving import RecordImportWorkflow, RecordStreamWorkflow
+from workflows.schedules import ScheduledRunWorkflow
 
 _log = structlog.get_logger(__name__)
 
@@ -66,17 +104,86 @@ class Queue:
     activities: Sequence[Any]
 
 
-def queues(jobs: JobActivities, course: GenerationActivities) -> list[Queue]:
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """The activities of publishing, and the client for addresses of tenants that webhooks share with them."""
+
+    effects: EffectActivities
+    orders: OrderActivities
+    checks: CheckActivities
+    dialogs: DialogActivities
+    guarded: GuardedClient
+
+
+@dataclass(frozen=True, slots=True)
+class Families:
+    """The activities of every family, one name each."""
+
+    jobs: JobActivities
+    schedules: ScheduleActivities
+    generation: GenerationActivities
+    saving: SavingActivities
+    federated: FederatedActivities
+    publishing: Publishing
+
+
+def queues(families: Families) -> list[Queue]:
     """Every registration of this process, one line a family."""
-    every_job = [jobs.begin_job, jobs.plan_steps, jobs.finish_job]
+    timed, course, saved, cycle = families.schedules, families.generation, families.saving, families.federated
+    every_job = [families.jobs.begin_job, families.jobs.plan_steps, families.jobs.finish_job]
     return [
         Queue(diagnostics.TASK_QUEUE, [NoopWorkflow], every_job),
+        Queue(
+            schedules.TASK_QUEUE,
+            [ScheduledRunWorkflow],
+            [
+                timed.start_scheduled_job,
+                timed.look_at_scheduled_job,
+                timed.cancel_scheduled_job,
+                timed.end_scheduled_run,
+            ],
+        ),
         Queue(
             generation.TASK_QUEUE,
             [CourseGenerationWorkflow, CourseModuleWorkflow],
             [*every_job, course.prepare_sources, course.write_outline, course.write_lesson, course.export_course],
         ),
+        Queue(
+            saving.TASK_QUEUE,
+            [RecordStreamWorkflow, RecordImportWorkflow],
+            [*every_job, saved.flush_stream, saved.import_records, saved.await_saved, saved.sum_up_import],
+        ),
+        Queue(
+            federated.TASK_QUEUE,
+            [FederatedCycleWorkflow],
+            [
+                *every_job,
+                cycle.open_round,
+                cycle.close_round,
+                cycle.aggregate_round,
+                cycle.evaluate_round,
+                cycle.publish_round,
+                cycle.report_cycle,
+            ],
+        ),
+        Queue(
+            publishing.TASK_QUEUE,
+            [OrderWorkflow, SequenceWorkflow, CheckWorkflow, DialogWorkflow],
+            [*every_job, *publishing_activities(families.publishing)],
+        ),
     ]
+
+
+def publishing_activities(post: Publishing) -> list[Any]:
+    """Every activity of publishing by name."""
+    effects, orders, checks = post.effects, post.orders, post.checks
+    return [
+        effects.send_post, effects.settle_post, effects.probe_post, effects.ask_person, effects.decide_post,
+        orders.load_order, orders.load_sequence, orders.arm_order, orders.await_approval, orders.approve_order,
+        orders.change_order, orders.move_order, orders.ask_about_late, orders.pin_order, orders.end_order,
+        orders.finish_order, orders.watch_order, orders.count_views, orders.report_order, orders.notify,
+        checks.check_channel, checks.check_links, post.dialogs.take_turn,
+    ]  # fmt: skip
 
 
 class WorkerProcess:
@@ -87,6 +194,7 @@ class WorkerProcess:
         self._id = new_id()
         self._registry = create_registry()
         self._metrics = WorkerMetrics(self._registry)
+        self._outbound = OutboundMetrics(self._registry)
         self._draining = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -104,14 +212,53 @@ class WorkerProcess:
             client = await self._connect(tracing, sdk_port, stop)
             if client is None:
                 return
-            course = await stack.enter_async_context(self._generation(database, tracing))
-            served = queues(JobActivities(database, self._metrics), course)
+            sender = self._sender(client, tracing)
+            kinds = create_kinds(settings, database, create_artifact_store(settings.store_url))
+            jobs = self._jobs(database, kinds, sender)
+            box = create_secret_box(settings.sealing_keys.get_secret_value())
+            post, poller = await self._publishing(database, client, jobs=jobs, box=box, tracing=tracing, stack=stack)
+            families = Families(
+                jobs=JobActivities(database, self._metrics),
+                schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
+                generation=await stack.enter_async_context(self._generation(database, tracing)),
+                saving=create_saving(settings, database, self._metrics, worker_id=self._id),
+                federated=self._federated(database),
+                publishing=post,
+            )
+            served = queues(families)
             health = health_app(
                 ready=lambda: self._faults(database, client, [queue.name for queue in served]),
                 metrics=lambda: render(self._registry, f"http://127.0.0.1:{sdk_port}/metrics"),
             )
             await stack.enter_async_context(serve(health, settings.worker_host, settings.worker_port))
-            await self._serve(client, database, tracing, served, stop)
+            deliverer = WebhookDeliverer(database, box, post.guarded)
+            dispatcher = Dispatcher(
+                database, sender, self._metrics, max_running=settings.max_running_per_kind, limits=kinds.limits()
+            )
+            interval = timedelta(seconds=settings.reconcile_interval_seconds)
+            schedule_keeper = ScheduleKeeper(database, Clock(client, timeout=timedelta(seconds=5)), interval=interval)
+            streams = self._streams(client, database)
+            ears: dict[str, Callable[[str], None]] = {
+                COMMAND_CHANNEL: dispatcher.wake,
+                SCHEDULE_CHANNEL: schedule_keeper.wake,
+                RECORD_CHANNEL: streams.on_notify,
+                WEBHOOK_CHANNEL: deliverer.wake,
+            }
+
+            def on_gap() -> None:
+                dispatcher.wake()
+                schedule_keeper.wake()
+                streams.on_gap()
+                deliverer.wake()
+
+            listener = Listener(settings.require_database_url(), on_notify=ears, on_gap=on_gap)
+            reconciler = Reconciler(database, client, self._metrics, interval=interval)
+            housekeeping = [
+                listener.run(), dispatcher.run(), reconciler.run(), schedule_keeper.run(), streams.run(),
+                self._retention(database).run(), deliverer.run(), OrderGuardian(database).run(), poller.run(),
+                self._beat(database, [queue.name for queue in served]),
+            ]  # fmt: skip
+            await self._serve(client, database, served, housekeeping, stop)
 
     async def _connect(self, tracing: Tracing, sdk_port: int, stop: asyncio.Event) -> Client | None:
         """The client, as soon as Temporal answers; None where ``stop`` came first."""
@@ -138,6 +285,7 @@ class WorkerProcess:
     async def _generation(self, database: Database, tracing: Tracing) -> AsyncIterator[GenerationActivities]:
         settings = self._settings
         keeper = StepKeeper(database)
+        slots = CallSlots(settings.generation_fan_out)
         async with create_http_client(
             timeout=HttpTimeouts(
                 connect=settings.http_connect_timeout_seconds,
@@ -147,7 +295,7 @@ class WorkerProcess:
             ),
             proxy=settings.http_proxy,
             user_agent=f"longhaul/{VERSION}",
-            metrics=OutboundMetrics(self._registry),
+            metrics=self._outbound,
             inject=tracing.inject if tracing.enabled else None,
         ) as http:
             models: list[LanguageModel] = [OfflineLanguageModel()]
@@ -167,53 +315,94 @@ class WorkerProcess:
                 DocumentStore(database, create_artifact_store(settings.store_url)),
                 StructuredWriter(
                     database,
-                    PaidCalls(database, keeper, self._metrics),
+                    PaidCalls(database, keeper, self._metrics, slots),
                     cache_for=timedelta(hours=settings.response_cache_hours),
                 ),
                 models,
-                fan_out=settings.generation_fan_out,
+                lessons_at_once=slots.parts_at_once,
             )
 
-    async def _serve(
-        self, client: Client, database: Database, tracing: Tracing, served: Sequence[Queue], stop: asyncio.Event
-    ) -> None:
+    def _federated(self, database: Database) -> FederatedActivities:
         settings = self._settings
-        sender = CommandSender(
-            client, timeout=timedelta(seconds=max(settings.start_timeout_seconds, 5)), attach=tracing.attach
+        return FederatedActivities(
+            StepKeeper(database),
+            database,
+            create_artifact_store(settings.store_url),
+            runtime=create_runtime(),
+            metrics=CycleMetrics(self._registry),
+            plot=create_plotter(),
+            folder=settings.federated_dir,
         )
-        dispatcher = Dispatcher(database, sender, self._metrics, max_running=settings.max_running_per_kind)
-        listener = Listener(
-            settings.require_database_url(),
-            on_notify={COMMAND_CHANNEL: dispatcher.wake},
-            on_gap=dispatcher.wake,
-        )
-        reconciler = Reconciler(
-            database, client, self._metrics, interval=timedelta(seconds=settings.reconcile_interval_seconds)
-        )
-        housekeeping = [
-            listener.run(), dispatcher.run(), reconciler.run(), self._beat(database, [queue.name for queue in served]),
+
+    async def _publishing(
+        self,
+        database: Database,
+        client: Client,
+        *,
+        jobs: JobService,
+        box: SecretBox,
+        tracing: Tracing,
+        stack: AsyncExitStack,
+    ) -> tuple[Publishing, BotPoller]:
+        settings = self._settings
+        inject = tracing.inject if tracing.enabled else None
+        wait = settings.publishing_wire_seconds
+        # A connection of its own for each call: one that died unseen would leave a post in doubt.
+        http, strange = [
+            await stack.enter_async_context(
+                create_http_client(
+                    timeout=HttpTimeouts(connect=settings.http_connect_timeout_seconds, read=wait, write=wait, pool=5),
+                    proxy=settings.http_proxy, user_agent=f"longhaul/{VERSION}", metrics=self._outbound, inject=traced,
+                    max_idle=0,
+                )
+            )
+            for traced in (inject, None)
         ]  # fmt: skip
-        tasks = [asyncio.create_task(job) for job in housekeeping]
-        tasks += [asyncio.create_task(self._work(client, queue, stop)) for queue in served]
+        guarded = GuardedClient(
+            strange, exempt=settings.webhook_exempt_hosts, timeout_seconds=settings.webhook_timeout_seconds
+        )
+        telegram = TelegramGateway(client=http, base_url=settings.telegram_url)
+        desk = PublishingDesk(
+            database,
+            box,
+            [telegram, FileGateway(settings.data_dir / "channels")],
+            publishing_policy(settings),
+            view_sources={"telegram": TelegramPreview(client=http, base_url=settings.telegram_preview_url)},
+        )
+        checks = CheckActivities(desk, StepKeeper(database), guarded)
+        dialogs = DialogActivities(desk, OrderBooker(jobs))
+        poller = BotPoller(database, box, telegram, DialogService(database, client))
+        return Publishing(EffectActivities(desk), OrderActivities(desk), checks, dialogs, guarded), poller
+
+    async def _serve(
+        self,
+        client: Client,
+        database: Database,
+        served: Sequence[Queue],
+        housekeeping: Sequence[Coroutine[Any, Any, None]],
+        stop: asyncio.Event,
+    ) -> None:
+        housekeepers = [asyncio.create_task(job) for job in housekeeping]
+        workers = [asyncio.create_task(self._work(client, queue, stop)) for queue in served]
         _log.info("worker.ready", task_queues=[queue.name for queue in served], worker_id=str(self._id))
-        await self._until_stopped(tasks, stop)
+        await self._until_stopped(housekeepers, workers, stop)
         async with database.system() as connection:
             await WorkerRepository(connection).leave(self._id)
         _log.info("worker.stopped")
 
-    async def _until_stopped(self, tasks: Sequence[asyncio.Task[None]], stop: asyncio.Event) -> None:
+    async def _until_stopped(
+        self, housekeepers: Sequence[asyncio.Task[None]], workers: Sequence[asyncio.Task[None]], stop: asyncio.Event
+    ) -> None:
         """Wait for the end; a task that fails takes the process down, so that it is started again whole."""
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([stopping, *housekeepers, *workers], return_when=asyncio.FIRST_COMPLETED)
         self._draining = True
         _log.info("worker.draining")
         stop.set()
-        housekeeping = tasks[:4]
-        workers = tasks[4:]
         await asyncio.gather(*workers, return_exceptions=True)
-        for task in housekeeping:
+        for task in housekeepers:
             task.cancel()
-        await asyncio.gather(*housekeeping, return_exceptions=True)
+        await asyncio.gather(*housekeepers, return_exceptions=True)
         for task in done - {stopping}:
             task.result()
 
@@ -221,6 +410,37 @@ class WorkerProcess:
         """Serve one task queue until ``stop``, then drain it."""
         async with self._worker(client, queue):
             await stop.wait()
+
+    def _streams(self, client: Client, database: Database) -> StreamKeeper:
+        settings = self._settings
+        return StreamKeeper(
+            database,
+            client,
+            self._metrics,
+            flush_records=settings.saving_flush_records,
+            flush_seconds=settings.saving_flush_seconds,
+        )
+
+    def _retention(self, database: Database) -> Retention:
+        return Retention(
+            database,
+            message_days=self._settings.saving_message_retention_days,
+            batch_days=self._settings.saving_batch_retention_days,
+        )
+
+    def _sender(self, client: Client, tracing: Tracing) -> CommandSender:
+        timeout = timedelta(seconds=max(self._settings.start_timeout_seconds, 5))
+        return CommandSender(client, timeout=timeout, attach=tracing.attach)
+
+    def _jobs(self, database: Database, kinds: KindRegistry, sender: CommandSender) -> JobService:
+        settings = self._settings
+        return JobService(
+            database,
+            kinds,
+            sender,
+            max_running=settings.max_running_per_kind,
+            keep_keys=timedelta(hours=settings.idempotency_retention_hours),
+        )
 
     def _worker(self, client: Client, queue: Queue) -> Worker:
         return Worker(
@@ -231,10 +451,14 @@ class WorkerProcess:
             max_concurrent_activities=self._settings.worker_max_activities,
             max_concurrent_local_activities=self._settings.worker_max_activities,
             max_concurrent_workflow_tasks=_WORKFLOW_TASKS,
+            # Each holds a sandbox in memory. One that sleeps for days is replayed when it wakes.
+            max_cached_workflows=self._settings.worker_max_cached_workflows,
             workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
             activity_task_poller_behavior=PollerBehaviorAutoscaling(),
             graceful_shutdown_timeout=timedelta(seconds=self._settings.shutdown_grace_seconds),
             workflow_runner=workflow_sandbox(),
+            # Without one the SDK digests the source of every loaded module, for more than a second.
+            build_id=f"longhaul-{VERSION}",
             identity=f"{os.getpid()}@longhaul/{queue.name}",
         )
 
@@ -276,6 +500,37 @@ def create_worker_database(settings: Settings, tracing: Tracing) -> Database:
     return database
 
 
+def create_saving(
+    settings: Settings, database: Database, metrics: WorkerMetrics, *, worker_id: UUID
+) -> SavingActivities:
+    """What saves records, and what reads whole files in."""
+    limits = ImportLimits(
+        max_record_bytes=settings.saving_max_record_bytes,
+        shards=settings.saving_shards,
+        inbox_max_records=settings.saving_inbox_max_records,
+        inbox_max_bytes=settings.saving_inbox_max_bytes,
+    )
+    keeper = StepKeeper(database)
+    return SavingActivities(
+        Flusher(database, most_records=settings.saving_flush_records, worker_id=worker_id),
+        Importer(database, create_artifact_store(settings.store_url), keeper, limits),
+        keeper,
+        metrics,
+    )
+
+
+def publishing_policy(settings: Settings) -> PublishingPolicy:
+    """How this installation publishes."""
+    return PublishingPolicy(
+        probe_pauses=tuple(timedelta(seconds=pause) for pause in settings.publishing_probe_pauses_seconds),
+        wire=timedelta(seconds=settings.publishing_wire_seconds),
+        watch_every=timedelta(seconds=settings.publishing_watch_seconds),
+        per_chat_second=settings.telegram_per_chat_second,
+        per_chat_minute=settings.telegram_per_chat_minute,
+        per_token_second=settings.telegram_per_token_second,
+    )
+
+
 def _secret(value: Any) -> str | None:
     return None if value is None else str(value.get_secret_value())
 
@@ -308,6 +563,7 @@ def main() -> int:
         process="worker",
         secrets=settings.secrets(),
     )
+    settle()
     try:
         uvloop.run(serve_until_signal(settings))
     except (LonghaulError, ConfigurationError) as fault:

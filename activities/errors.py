@@ -1,5 +1,7 @@
 """The one translation from domain errors to Temporal failures."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +24,15 @@ def to_failure(error: LonghaulError) -> ApplicationError:
         non_retryable=not may_retry(error),
         next_retry_delay=error.retry_after,
     )
+
+
+@contextmanager
+def as_failures() -> Iterator[None]:
+    """Domain errors leave as Temporal failures."""
+    try:
+        yield
+    except LonghaulError as error:
+        raise to_failure(error) from error
 
 
 def problem(code: str, detail: str) -> dict[str, Any]:

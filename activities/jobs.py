@@ -5,10 +5,11 @@ from typing import Any, Final
 
 from temporalio import activity
 
-from activities.errors import problem
+from activities.errors import problem, to_failure
 from core.database import Database
 from core.logging import bind_job
 from core.metrics import WorkerMetrics
+from domain.errors import NotReopened
 from domain.jobs import JobRef, JobStatus, StepPlan, StepStatus
 from domain.model import Frozen
 from repositories.jobs import JobRepository
@@ -59,6 +60,7 @@ class JobActivities:
 
     def __init__(self, database: Database, metrics: WorkerMetrics) -> None:
         self._database = database
+        self._transitions = JobTransitions(database)
         self._metrics = metrics
 
     @activity.defn(name="begin_job")
@@ -66,13 +68,11 @@ class JobActivities:
         """Mark the job running and take its start command off the list."""
         job = begin.job
         with bind_job(job):
-            async with self._database.tenant(job.tenant_id) as connection:
-                paused = await JobTransitions(connection).begin(job, run_id=activity.info().workflow_run_id or "")
-                if paused is None:
-                    return BeginJobResult(proceed=False)
-                if begin.steps:
-                    await StepRepository(connection).plan(job, begin.steps, first_position=0)
-                return BeginJobResult(proceed=True, paused=paused)
+            run_id = activity.info().workflow_run_id or ""
+            paused = await self._transitions.begin(job, run_id=run_id, steps=begin.steps)
+            if paused is None:
+                await self._await_reopening(job, run_id)
+            return BeginJobResult(proceed=False) if paused is None else BeginJobResult(proceed=True, paused=paused)
 
     @activity.defn(name="plan_steps")
     async def plan_steps(self, plan: PlanStepsInput) -> None:
@@ -94,14 +94,20 @@ class JobActivities:
         job = finish.job
         error = problem(finish.error_code, finish.error_detail or "") if finish.error_code else None
         with bind_job(job):
-            async with self._database.tenant(job.tenant_id) as connection:
-                seconds = await JobTransitions(connection).finish(
-                    job,
-                    status=finish.status,
-                    step_status=_CLOSED_STEP[finish.status],
-                    result=finish.result,
-                    error=error,
-                    error_code=finish.error_code,
-                )
+            seconds = await self._transitions.finish(
+                job,
+                status=finish.status,
+                step_status=_CLOSED_STEP[finish.status],
+                result=finish.result,
+                error=error,
+                error_code=finish.error_code,
+            )
+            if seconds is None:
+                await self._await_reopening(job, activity.info().workflow_run_id or "")
         if seconds is not None:
             self._metrics.count_job(kind=job.kind, status=finish.status.value, seconds=seconds)
+
+    async def _await_reopening(self, job: JobRef, run_id: str) -> None:
+        """Where an operator has reset a finished job, try again once the reconciler has opened it."""
+        if await self._transitions.was_reset(job, run_id=run_id):
+            raise to_failure(NotReopened())

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -15,12 +15,16 @@ from temporalio.exceptions import ApplicationError
 from activities.errors import next_retry_at, problem, to_failure
 from core.database import Database
 from core.logging import bind_job
-from domain.errors import DatabaseUnavailable, LonghaulError, Superseded
+from domain.errors import DatabaseUnavailable, LonghaulError, NotReopened, Superseded
 from domain.jobs import JobRef, WaitingKind, WaitingOn
 from repositories.jobs import JobRepository, keep_pause, measured_progress, settled_cost
-from repositories.steps import StepReader, StepRepository, StepResultRepository
+from repositories.steps import FinishedPart, StepReader, StepRepository, StepResultRepository, StepWriter
+from repositories.transitions import JobTransitions
 
 _log = structlog.get_logger(__name__)
+
+_REOPENING_TRIES: Final = 30
+"""About a minute, in which the reconciler opens a job again whose workflow was reset."""
 
 
 def input_hash(*parts: Any) -> str:
@@ -34,6 +38,8 @@ class StepKeeper:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._reader = StepReader(database)
+        self._transitions = JobTransitions(database)
+        self._writer = StepWriter(database)
 
     @asynccontextmanager
     async def attempt(self, job: JobRef, step: str) -> AsyncIterator[None]:
@@ -47,6 +53,8 @@ class StepKeeper:
                 yield
             except ApplicationError:
                 raise
+            except Superseded as error:
+                raise to_failure(await self._explain(job, error)) from error
             except LonghaulError as error:
                 await self._record_trouble(job, step, error.code, error.detail, error)
                 raise to_failure(error) from error
@@ -97,6 +105,13 @@ class StepKeeper:
         )
         return True
 
+    async def finish_artifact(self, job: JobRef, part: FinishedPart) -> bool:
+        """As ``effect`` and ``finish_part`` for a part that makes one artifact, in a single round trip.
+
+        False, and nothing done, where another run of the same part was first.
+        """
+        return await self._writer.finish(job, part)
+
     async def _begin(self, job: JobRef, step: str) -> None:
         # Of a step in many parts nearly every part finds it running; only the first has something to say.
         if await self._reader.is_running(job, step, attempt=activity.info().attempt):
@@ -112,11 +127,18 @@ class StepKeeper:
                 values={"waiting_on": keep_pause},
             )
 
+    async def _explain(self, job: JobRef, error: Superseded) -> LonghaulError:
+        """Whether this is a leftover of the past, or the beginning of a run that an operator has reset."""
+        info = activity.info()
+        if info.attempt > _REOPENING_TRIES:
+            return error
+        # Parts of a job in child workflows have runs of their own, which say nothing about the job's.
+        run_id = info.workflow_run_id if info.workflow_id == job.workflow_id else None
+        return NotReopened() if await self._transitions.was_reset(job, run_id=run_id or "") else error
+
     async def _record_trouble(
         self, job: JobRef, step: str, code: str, detail: str, error: LonghaulError | None
     ) -> None:
-        if isinstance(error, Superseded):
-            return
         again = next_retry_at(error)
         attempt = activity.info().attempt
         try:

@@ -4,7 +4,7 @@ import sys
 
 from api.app import app_from_environment
 from api.serving import create_server
-from core.leaving import leave
+from core.process import leave, settle
 from core.settings import ConfigurationError, load_settings
 
 
@@ -16,6 +16,7 @@ def main() -> int:
     except ConfigurationError as fault:
         print(fault, file=sys.stderr)  # noqa: T201 - logging is configured by the settings that could not be read
         return 2
+    settle()
     create_server(
         app, host=settings.api_host, port=settings.api_port, grace_seconds=settings.shutdown_grace_seconds
     ).run()

@@ -24,14 +24,16 @@ from api.limits import RateLimiter
 from api.methods import answer_wrong_method
 from api.openapi import describe
 from api.readiness import Readiness
-from api.routes import artifacts, codec, events, health, jobs
+from api.routes import artifacts, codec, events, federated, health, jobs, publishing, records, schedules, webhooks
 from api.workers import ServedQueues
 from core.database import Database, check_schema, create_database
+from core.federated_metrics import IngestMetrics
 from core.logging import configure_logging, create_mask
 from core.metrics import ApiMetrics, PoolCollector, create_registry, temporal_runtime
 from core.notify import Listener
+from core.sealing import create_secret_box
 from core.settings import Settings, load_settings
-from core.store import ArtifactStore, create_artifact_store
+from core.store import create_artifact_store
 from core.telemetry import Tracing, TracingMiddleware, create_tracing
 from core.temporal import connect, create_codec, create_data_converter
 from core.version import VERSION
@@ -41,26 +43,40 @@ from repositories.tenants import KEY_CHANNEL
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.commands import CommandSender
-from services.diagnostics import NOOP
-from services.generation import course_kind
+from services.families import create_kinds
+from services.federated.runtime import create_runtime
+from services.federated.services import create_federated
 from services.jobs import JobService
 from services.kinds import KindRegistry
 from services.pollers import Pollers
+from services.publishing.dialogs import DialogService
+from services.publishing.orders import PublishingService
+from services.saving.backlog import Backlog, InboxLimits
+from services.saving.intake import IntakeRules, RecordIntake
+from services.saving.letters import DeadLetterService
+from services.schedules.clock import Clock
+from services.schedules.service import ScheduleService
 from services.schema import schema_head
 from services.stack.ports import free_port
-from services.tenants import Authenticator
+from services.tenants import Authenticator, TenantService
+from services.webhooks import WebhookService
+from workflows.schedules import TASK_QUEUE as SCHEDULES_QUEUE
 
 _log = structlog.get_logger(__name__)
 
 PREFIX: Final = "/api/v1"
 
 
-def create_kinds(database: Database, store: ArtifactStore) -> KindRegistry:
-    """Every kind of job, one line each."""
-    return KindRegistry([NOOP, course_kind(database, store)])
-
-
-FAMILIES: Final = (jobs.router, events.router, artifacts.router)
+FAMILIES: Final = (
+    jobs.router,
+    events.router,
+    artifacts.router,
+    schedules.router,
+    webhooks.router,
+    records.router,
+    federated.router,
+    publishing.router,
+)
 """Every family's routes, one name each."""
 
 
@@ -92,6 +108,7 @@ def create_app(settings: Settings, *, patience: Patience | None = None) -> FastA
     # Each straight into the application: FastAPI matches anew for every level of routers within routers.
     for family in FAMILIES:
         app.include_router(family, prefix=PREFIX)
+    app.include_router(publishing.incoming)
     app.include_router(health.router)
     if settings.payload_keys is not None:
         app.include_router(codec.router)
@@ -131,9 +148,12 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
     head = schema_head()
     await check_schema(database, head=head, profile=settings.profile.value)
     sdk_metrics = f"127.0.0.1:{free_port()}"
-    sender, pollers = await _reach_temporal(settings, tracing, sdk_metrics)
+    sender, clock, pollers, client = await _reach_temporal(settings, tracing, sdk_metrics)
     store = create_artifact_store(settings.store_url)
-    kinds = create_kinds(database, store)
+    kinds = create_kinds(settings, database, store)
+    tenants = TenantService(database, pepper=settings.api_key_pepper.get_secret_value())
+    box = create_secret_box(settings.sealing_keys.get_secret_value())
+    job_service = _create_jobs(settings, database, kinds, sender)
     reader = JobReader(database)
     hub = EventHub(reader)
     served = ServedQueues(database, on_change=hub.ring_all)
@@ -145,15 +165,38 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         metrics=ApiMetrics(registry),
         authenticator=await _watch_database(settings, database, hub, stack),
         limiter=RateLimiter(settings.rate_limit, storage_url=settings.rate_limit_storage_url),
-        jobs=_create_jobs(settings, database, kinds, sender),
+        jobs=job_service,
+        schedules=ScheduleService(database, kinds, clock, keep_keys=_keep_keys(settings)),
+        publishing=PublishingService(database, job_service, client, box),
+        dialogs=DialogService(database, client),
+        webhooks=WebhookService(database, box, exempt_hosts=settings.webhook_exempt_hosts),
         reader=reader,
+        federated=create_federated(
+            database,
+            store,
+            tenants,
+            sender=sender,
+            runtime=create_runtime(),
+            metrics=IngestMetrics(registry),
+            folder=settings.federated_dir,
+        ),
+        prediction_limiter=RateLimiter(
+            settings.federated_predict_rate_limit, storage_url=settings.rate_limit_storage_url
+        ),
+        store=store,
         artifacts=ArtifactService(database, store, max_bytes=settings.max_artifact_bytes),
         hub=hub,
         served=served,
         links=create_links(base_url=settings.base_url, ui_url=settings.ui_url, namespace=settings.temporal_namespace),
         readiness=Readiness(
-            database, pollers, head=head, profile=settings.profile.value, task_queues=kinds.task_queues()
+            database,
+            pollers,
+            head=head,
+            profile=settings.profile.value,
+            task_queues=sorted({*kinds.task_queues(), SCHEDULES_QUEUE}),
         ),
+        intake=await _take_records(settings, database, stack),
+        dead_letters=DeadLetterService(database, shards=settings.saving_shards),
         codec=None
         if settings.payload_keys is None
         else RemoteCodec(create_codec(settings.payload_keys.get_secret_value())),
@@ -164,7 +207,9 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
     return services
 
 
-async def _reach_temporal(settings: Settings, tracing: Tracing, metrics_address: str) -> tuple[CommandSender, Pollers]:
+async def _reach_temporal(
+    settings: Settings, tracing: Tracing, metrics_address: str
+) -> tuple[CommandSender, Clock, Pollers, Any]:
     client = await connect(
         settings.require_temporal_address(),
         namespace=settings.temporal_namespace,
@@ -175,7 +220,12 @@ async def _reach_temporal(settings: Settings, tracing: Tracing, metrics_address:
         tls=settings.temporal_tls,
     )
     timeout = timedelta(seconds=settings.start_timeout_seconds)
-    return CommandSender(client, timeout=timeout, attach=tracing.attach), Pollers(client)
+    return (
+        CommandSender(client, timeout=timeout, attach=tracing.attach),
+        Clock(client, timeout=timeout),
+        Pollers(client),
+        client,
+    )
 
 
 async def _watch_database(
@@ -202,14 +252,34 @@ async def _watch_database(
     return authenticator
 
 
+async def _take_records(settings: Settings, database: Database, stack: AsyncExitStack) -> RecordIntake:
+    """Start what writes records down, and what looks how many wait."""
+    limits = InboxLimits(
+        records=settings.saving_inbox_max_records,
+        bytes=settings.saving_inbox_max_bytes,
+        age_seconds=settings.saving_inbox_max_age_seconds,
+    )
+    backlog = Backlog(database, limits)
+    await backlog.refresh()
+    rules = IntakeRules(max_record_bytes=settings.saving_max_record_bytes, shards=settings.saving_shards)
+    intake = RecordIntake(database, backlog, rules)
+    _in_background(stack, backlog.run(), "backlog")
+    _in_background(stack, intake.run(), "intake")
+    return intake
+
+
 def _create_jobs(settings: Settings, database: Database, kinds: KindRegistry, sender: CommandSender) -> JobService:
     return JobService(
         database,
         kinds,
         sender,
         max_running=settings.max_running_per_kind,
-        keep_keys=timedelta(hours=settings.idempotency_retention_hours),
+        keep_keys=_keep_keys(settings),
     )
+
+
+def _keep_keys(settings: Settings) -> timedelta:
+    return timedelta(hours=settings.idempotency_retention_hours)
 
 
 def _in_background(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -241,10 +311,10 @@ def _origins(settings: Settings) -> list[str]:
 def _cors(origins: list[str]) -> dict[str, Any]:
     return {
         "allow_origins": origins,
-        "allow_methods": ["GET", "HEAD", "POST"],
+        "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         "allow_headers": [
-            "Authorization", "Content-Type", "Content-Disposition", "Idempotency-Key", "If-None-Match", "If-Range",
-            "Last-Event-ID", "Range", "X-Request-ID", "X-Namespace", "traceparent",
+            "Authorization", "Content-Encoding", "Content-Type", "Content-Disposition", "Idempotency-Key",
+            "If-None-Match", "If-Range", "Last-Event-ID", "Range", "X-Request-ID", "X-Namespace", "traceparent",
         ],
         "expose_headers": [
             "Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed", "Location", "RateLimit",

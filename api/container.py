@@ -12,12 +12,20 @@ from api.workers import ServedQueues
 from core.database import Database
 from core.metrics import ApiMetrics
 from core.settings import Settings
+from core.store import ArtifactStore
 from core.telemetry import Tracing
 from repositories.jobs import JobReader
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
+from services.federated.services import FederatedServices
 from services.jobs import JobService
+from services.publishing.dialogs import DialogService
+from services.publishing.orders import PublishingService
+from services.saving.intake import RecordIntake
+from services.saving.letters import DeadLetterService
+from services.schedules.service import ScheduleService
 from services.tenants import Authenticator
+from services.webhooks import WebhookService
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +40,20 @@ class Services:
     authenticator: Authenticator
     limiter: RateLimiter
     jobs: JobService
+    schedules: ScheduleService
+    federated: FederatedServices
+    prediction_limiter: RateLimiter
+    store: ArtifactStore
     reader: JobReader
     artifacts: ArtifactService
+    publishing: PublishingService
+    dialogs: DialogService
+    webhooks: WebhookService
     hub: EventHub
     served: ServedQueues
     links: Links
     readiness: Readiness
+    intake: RecordIntake
+    dead_letters: DeadLetterService
     codec: RemoteCodec | None
     sdk_metrics_url: str

@@ -38,9 +38,17 @@ class Links:
         """The address of an artifact's bytes."""
         return f"{self.api}/artifacts/{artifact_id}"
 
+    def batch(self, collection: str, batch_id: UUID) -> str:
+        """The address of a batch of records."""
+        return f"{self.api}/records/{collection}/batches/{batch_id}"
+
     def workflow(self, kind: str, job_id: UUID) -> str:
         """The job's workflow in the Temporal UI."""
         return f"{self.temporal_workflows}/{quote(workflow_id(kind, job_id), safe='')}"
+
+    def temporal_schedule(self, name: str) -> str:
+        """A schedule in the Temporal UI."""
+        return f"{self.temporal_workflows.removesuffix('/workflows')}/schedules/{quote(name, safe='')}"
 
 
 def create_links(*, base_url: str, ui_url: str, namespace: str) -> Links:

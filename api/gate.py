@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from api.asgi import ASGIApp, Message, Receive, Scope, Send, header
 from api.errors import is_our_fault, problem_of, problem_response
 from api.limits import Exhausted
+from core.settings import Settings
 from domain.errors import BodyTooLarge, MalformedBody, Unauthenticated, UnsupportedMediaType
 from services.tenants import Caller
 
@@ -26,6 +27,8 @@ _log = structlog.get_logger(__name__)
 
 API: Final = "/api/"
 UPLOAD: Final = "/api/v1/artifacts"
+RECORDS: Final = "/api/v1/records/"
+UPDATES: Final = "/api/v1/federated/updates/"
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -95,11 +98,13 @@ class Gate:
 
     def _bounded(self, services: "Services", scope: Scope, receive: Receive) -> Receive:
         """``receive`` with the caps on size and time of this request."""
-        upload = scope["path"] == UPLOAD
-        settings = services.settings
-        most = settings.max_artifact_bytes if upload else settings.max_body_bytes
+        settings, path = services.settings, scope["path"]
+        records = path.startswith(RECORDS)
+        most = _upload_cap(settings, path)
+        upload = most is not None
+        most = settings.max_body_bytes if most is None else most
         encoding = header(scope, b"content-encoding")
-        if encoding is not None and encoding.strip().lower() != b"identity":
+        if encoding is not None and encoding.strip().lower() != b"identity" and not records:
             raise UnsupportedMediaType("bodies are taken without Content-Encoding only")
         if _declared(scope) > most:
             raise _too_large(most)
@@ -109,6 +114,15 @@ class Gate:
         return _measured(
             receive, most=most, piece=patience.piece_seconds if upload else whole, until=clock() + whole, clock=clock
         )
+
+
+def _upload_cap(settings: Settings, path: str) -> int | None:
+    """The most bytes that an upload to this path may have; None where it takes a document."""
+    if path == UPLOAD:
+        return settings.max_artifact_bytes
+    if path.startswith(RECORDS):
+        return settings.saving_max_body_bytes
+    return settings.federated_max_update_bytes if path.startswith(UPDATES) else None
 
 
 def _bearer(scope: Scope) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -14,6 +15,8 @@ from domain.errors import FieldFault, InvalidInput
 from domain.jobs import Labels
 
 _UUID_BYTES: Final = 16
+_MOMENT_BYTES: Final = 8
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_LABELS: Final = 20
 
 
@@ -26,13 +29,35 @@ def id_of(cursor: str | None) -> UUID | None:
     """The item that a cursor stands for. Raises InvalidInput."""
     if cursor is None:
         return None
+    return UUID(bytes=_decoded(cursor, _UUID_BYTES))
+
+
+def moment_cursor_of(moment: datetime, item_id: UUID) -> str:
+    """The cursor of the page after an item of a list that is sorted by a moment, then by id."""
+    micros = (moment - _EPOCH) // timedelta(microseconds=1)
+    return base64.urlsafe_b64encode(micros.to_bytes(_MOMENT_BYTES, signed=True) + item_id.bytes).decode().rstrip("=")
+
+
+def moment_and_id_of(cursor: str | None) -> tuple[datetime, UUID] | None:
+    """The moment and the item that a cursor stands for. Raises InvalidInput."""
+    if cursor is None:
+        return None
+    raw = _decoded(cursor, _MOMENT_BYTES + _UUID_BYTES)
+    try:
+        moment = _EPOCH + timedelta(microseconds=int.from_bytes(raw[:_MOMENT_BYTES], signed=True))
+    except OverflowError:
+        raise _bad("cursor", "is not a cursor of this list") from None
+    return moment, UUID(bytes=raw[_MOMENT_BYTES:])
+
+
+def _decoded(cursor: str, length: int) -> bytes:
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raw = b""
-    if len(raw) != _UUID_BYTES:
+    if len(raw) != length:
         raise _bad("cursor", "is not a cursor of this list")
-    return UUID(bytes=raw)
+    return raw
 
 
 def label_filters(request: Request) -> dict[str, str]:

@@ -7,6 +7,7 @@ from uuid import UUID
 from api.container import Services
 from api.documents import encode, job_document, job_etag
 from domain.jobs import TERMINAL
+from repositories.rows import AnyRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ async def poll_job(
         return await _wait_for_change(services, tenant_id, job_id, if_none_match=if_none_match, wait=wait)
     if if_none_match is None:
         return await _read(services, tenant_id, job_id)
-    etag, _ = await _glance(services, tenant_id, job_id)
+    etag = job_etag(await services.reader.get_version(tenant_id, job_id), services.served)
     if matches(if_none_match, etag):
         return Polled(etag, None)
     return await _read(services, tenant_id, job_id)
@@ -38,31 +39,39 @@ async def _wait_for_change(
     clock = asyncio.get_running_loop().time
     until = clock() + wait
     known = if_none_match
+    rang = False
     with services.hub.bell(tenant_id, job_id) as bell:
         while True:
             bell.clear()
-            etag, terminal = await _glance(services, tenant_id, job_id)
+            # Where the bell rang, the job has changed, and the whole of it will be wanted.
+            read = services.reader.get_document if rang else services.reader.get_version
+            row = await read(tenant_id, job_id)
+            etag = job_etag(row, services.served)
             known = known or etag
             changed = not matches(known, etag)
-            if changed or terminal or clock() >= until or services.hub.draining:
+            if changed or row.status in TERMINAL or clock() >= until or services.hub.draining:
                 break
-            try:
-                async with asyncio.timeout_at(until):
-                    await bell.wait()
-            except TimeoutError:
-                continue
+            rang = await _rings(bell, until)
     if if_none_match is not None and not changed:
         return Polled(etag, None)
-    return await _read(services, tenant_id, job_id)
+    return _polled(services, row) if rang else await _read(services, tenant_id, job_id)
 
 
-async def _glance(services: Services, tenant_id: UUID, job_id: UUID) -> tuple[str, bool]:
-    row = await services.reader.get_version(tenant_id, job_id)
-    return job_etag(row, services.served), row.status in TERMINAL
+async def _rings(bell: asyncio.Event, until: float) -> bool:
+    """Whether the bell rings before the moment ``until`` of the loop's clock."""
+    try:
+        async with asyncio.timeout_at(until):
+            await bell.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _read(services: Services, tenant_id: UUID, job_id: UUID) -> Polled:
-    row = await services.reader.get_document(tenant_id, job_id)
+    return _polled(services, await services.reader.get_document(tenant_id, job_id))
+
+
+def _polled(services: Services, row: AnyRow) -> Polled:
     return Polled(job_etag(row, services.served), encode(job_document(row, services.links, services.served)))
 
 

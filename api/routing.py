@@ -110,6 +110,7 @@ _MEANING: Final = {
     406: "Nothing fits the Accept header.",
     408: "The body took too long to arrive.",
     409: "The state forbids it.",
+    410: "It takes no more.",
     413: "The body is too large.",
     415: "The media type is not served.",
     416: "The range lies outside.",

@@ -3,13 +3,13 @@
 Answers are written as bytes by hand; the models for them exist for readers and for tests, which hold the two together.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from domain.jobs import JobStatus, Labels, StepStatus, WaitingKind
+from domain.jobs import GivenLabels, JobStatus, StepStatus, WaitingKind
 from domain.model import Frozen
 from domain.text import Prose
 
@@ -36,7 +36,7 @@ class JobCreate(Frozen):
     input: dict[str, Any] = Field(default_factory=dict)
     start_at: Moment | None = None
     priority: Annotated[int, Field(ge=1, le=5, strict=True)] = 3
-    labels: Annotated[Labels, Field(max_length=20)] = Field(default_factory=dict)
+    labels: Annotated[GivenLabels, Field(max_length=20)] = Field(default_factory=dict)
     callback_url: Annotated[str, StringConstraints(max_length=2_000)] | None = None
 
     model_config = ConfigDict(
@@ -62,9 +62,15 @@ class JobBatchCreate(Frozen):
 
 
 class Decision(Frozen):
-    """What a person says along with an approval or a rejection."""
+    """What a person says along with a rejection."""
 
     comment: Annotated[Prose, Field(max_length=2_000)] | None = None
+
+
+class Approval(Decision):
+    """What a person says along with an approval; ``content_sha256`` says what was seen, and must be what is there."""
+
+    content_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 # --- out --------------------------------------------------------------------------------------------
@@ -207,3 +213,124 @@ class ArtifactPage(BaseModel):
 
     items: list[ArtifactDocument]
     next_cursor: str | None
+
+
+class RefusalDocument(BaseModel):
+    """Why one record of a batch was not taken; ``index`` counts from zero."""
+
+    index: int
+    code: str
+    message: str
+    pointer: str
+
+
+class BatchAccepted(BaseModel):
+    """What was acknowledged. The first thousand refusals are listed; all of them are dead letters."""
+
+    batch_id: UUID
+    received: int
+    accepted: int
+    rejected: list[RefusalDocument]
+    batch_url: str
+
+
+class BatchDocument(BaseModel):
+    """The counters of a batch: received = saved + deduplicated + dead + pending."""
+
+    batch_id: UUID
+    collection: str
+    received: int
+    saved: int
+    deduplicated: int
+    dead: int
+    pending: int
+    rejected: int
+    job_id: UUID | None
+    created_at: datetime
+    batch_url: str
+
+
+class DeadLetterDocument(BaseModel):
+    """A record that could not be saved. ``whole`` is false where only its beginning was kept."""
+
+    id: UUID
+    batch_id: UUID
+    index: int
+    code: str
+    sqlstate: str | None
+    message: str
+    record: str
+    whole: bool
+    created_at: datetime
+
+
+class DeadLetterPage(BaseModel):
+    """Dead letters, newest first."""
+
+    items: list[DeadLetterDocument]
+    next_cursor: str | None
+
+
+class DialogDocument(BaseModel):
+    """A dialog, and when its newest message was created."""
+
+    dialog_id: str
+    last_message_at: datetime
+
+
+class DialogPage(BaseModel):
+    """Dialogs of a user, the latest first."""
+
+    items: list[DialogDocument]
+    next_cursor: str | None
+
+
+class MessageDocument(BaseModel):
+    """A saved message."""
+
+    id: UUID
+    dialog_id: str
+    user_id: str
+    role: str
+    content: str
+    created_at: datetime
+    model: str | None
+    tokens: int | None
+    status: str | None
+    processing_ms: int | None
+    metadata: dict[str, Any] | None
+    batch_id: UUID
+
+
+class MessagePage(BaseModel):
+    """Messages in the order of the list."""
+
+    items: list[MessageDocument]
+    next_cursor: str | None
+
+
+class UserDocument(BaseModel):
+    """The newest known state of a user."""
+
+    id: str
+    version: int
+    premium: bool
+    blocked: bool
+    last_active_at: datetime | None
+    attributes: dict[str, Any] | None
+    batch_id: UUID
+
+
+class UserPage(BaseModel):
+    """Users in the order of the list."""
+
+    items: list[UserDocument]
+    next_cursor: str | None
+
+
+class StatisticsDocument(BaseModel):
+    """Sums over whole days, in UTC, both days included."""
+
+    since: date
+    until: date
+    items: list[dict[str, Any]]

@@ -23,18 +23,17 @@ def read_wish(raw: Any) -> JobCreate:
         raise InvalidInput("the request is not valid", faults=faults) from None
 
 
-def wish_of(body: JobCreate, call: Call) -> JobRequest:
-    """The wish, with the ids of the call. Raises InvalidInput for what is not served yet."""
+async def wish_of(body: JobCreate, call: Call) -> JobRequest:
+    """The wish, with the ids of the call. Raises InvalidInput for a callback_url that nothing may be sent to."""
     if body.callback_url is not None:
-        # A promise that nobody keeps would be worse than a refusal.
-        fault = FieldFault("/callback_url", "webhooks are not available yet; poll the job or read its events")
-        raise InvalidInput("the request is not valid", faults=[fault])
+        await call.services.webhooks.check_callback(call.tenant_id, body.callback_url)
     return JobRequest(
         kind=body.kind,
         input=body.input,
         start_at=body.start_at,
         priority=body.priority,
         labels=body.labels,
+        callback_url=body.callback_url,
         request_id=call.request_id,
         traceparent=call.services.tracing.current_traceparent(),
     )

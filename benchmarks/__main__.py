@@ -10,7 +10,17 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks import generation, jobs, status, watchers
+from benchmarks import (
+    exports,
+    federated_compute,
+    federated_rounds,
+    generation,
+    jobs,
+    publishing,
+    saving,
+    status,
+    watchers,
+)
 from benchmarks.support import Bench, Benchmark, Finding, Machine, benchmark_stack, print_findings
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
@@ -18,7 +28,13 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "status": status.run,
     "watchers": watchers.run,
     "generation": generation.run,
+    "exports": exports.run,
     "histories": generation.run_histories,
+    "saving": saving.run,
+    "federated_rounds": federated_rounds.run,
+    "federated_compute": federated_compute.run,
+    "drift": publishing.drift,
+    "sleeping": publishing.sleeping,
 }
 
 

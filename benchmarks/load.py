@@ -41,6 +41,7 @@ class Generator:
             "jobs": self._jobs,
             "workflows": self._workflows,
             "get": self._get,
+            "post": self._post,
             "watch": self._watch,
             "collect": self._collect,
             "unwatch": self._unwatch,
@@ -94,6 +95,28 @@ class Generator:
 
             counts = await asyncio.gather(*(lane(connection) for connection in connections))
             return {"count": sum(counts), "seconds": time.perf_counter() - started}
+
+    # --- one body after another ---------------------------------------------------------------------
+
+    async def _post(self, task: Task) -> dict[str, Any]:
+        """Post ``count`` bodies, ``in_flight`` at once, at most ``rate`` a second where there is one."""
+        async with _connections(task["port"], task["in_flight"]) as connections:
+            bodies = iter(range(task["count"]))
+            rate = task.get("rate")
+            began = time.perf_counter()
+
+            async def one(lane: int) -> None:
+                number = next(bodies)
+                if rate:
+                    await asyncio.sleep(max(began + number / rate - time.perf_counter(), 0))
+                record = orjson.dumps({**task["record"], "id": str(uuid4())})
+                asked = wire.request("POST", task["path"], body=record, authorization=task["key"])
+                started = time.perf_counter()
+                _expect(await connections[lane].ask(asked), 202)
+                served.append(time.perf_counter() - started)
+
+            served: list[float] = []
+            return {**await _in_lanes(one, task), "served": served}
 
     # --- watchers -----------------------------------------------------------------------------------
 

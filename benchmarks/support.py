@@ -25,6 +25,7 @@ _OVERRIDES: Final = {
     "LONGHAUL_RECONCILE_INTERVAL_SECONDS": "10",
     "LONGHAUL_RATE_LIMIT": "100000000/minute",
     "LONGHAUL_LOG_FORMAT": "json",
+    "LONGHAUL_TELEGRAM_PER_TOKEN_SECOND": "0",
 }
 
 
@@ -91,6 +92,8 @@ Benchmark = Callable[[Bench], Awaitable[list[Finding]]]
 async def benchmark_stack() -> AsyncIterator[RunningStack]:
     """A stack on free ports in a folder of its own, which the caller may remove afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="longhaul-bench-"))
+    # As in an image or under `make up`: the sandbox loads workflow modules from bytecode, on every side.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     stack = RunningStack(folder, overrides=_OVERRIDES, standin_delay=STANDIN_DELAY_SECONDS)
     try:
         await stack.start()

@@ -6,15 +6,17 @@ of the dispatcher and the reconciler, which see a few tables of all tenants. Bot
 leaks through the pool.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final, cast
 from uuid import UUID
 
 import orjson
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
-from sqlalchemy import Row, Select, event, text
+from sqlalchemy import ClauseElement, Executable, Row, Select, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -23,10 +25,17 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from domain.errors import DatabaseUnavailable, SchemaMismatch
 
 AnyRow = Row[*tuple[Any, ...]]
+Statement = tuple[Executable, Mapping[str, Any]]
+"""A constant statement, and the values of its parameters."""
 
 APP_ROLE: Final = "longhaul_app"
 SYSTEM_ROLE: Final = "longhaul_system"
 REQUIRED_SERVER_VERSION: Final = 180_000
+
+_PROGRAM_LIMIT: Final = "54"  # what was asked is too much, whoever asks: not the server's trouble
+_READ_ONLY: Final = psycopg.errors.ReadOnlySqlTransaction  # not an OperationalError to the driver
+_CANNOT_WRITE: Final = "the database takes no writes at present: it is a standby, or was made read-only"
+_CALM: Final = frozenset({TransactionStatus.IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 _enter_tenant = text("SELECT set_config('role', 'longhaul_app', true), set_config('app.tenant_id', :tenant, true)")
 _ENTER_TENANT_RAW: Final = "SELECT set_config('role', 'longhaul_app', true), set_config('app.tenant_id', %s, true)"
@@ -41,7 +50,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self._queries: dict[Select[Any], SQLCompiler] = {}
+        self._statements: dict[Executable, _Compiled] = {}
 
     @asynccontextmanager
     async def tenant(self, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:
@@ -67,55 +76,139 @@ class Database:
         except DBAPIError as fault:
             if fault.connection_invalidated:
                 raise DatabaseUnavailable("the connection to the database was lost") from fault
+            if isinstance(fault.orig, _READ_ONLY):
+                raise DatabaseUnavailable(_CANNOT_WRITE) from fault
             raise
+
+    @asynccontextmanager
+    async def driver(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """One transaction on the driver itself, for what SQLAlchemy does not speak, such as COPY.
+
+        It has taken no role yet: ``enter_system`` and ``enter_tenant`` do, and may follow each other. The driver's
+        own errors pass, but for those that say that the server is away.
+        """
+        try:
+            async with self.engine.connect() as connection:
+                driver = (await connection.get_raw_connection()).driver_connection
+                assert isinstance(driver, psycopg.AsyncConnection)
+                try:
+                    yield driver
+                    await driver.commit()
+                except BaseException:
+                    await _give_up(connection, driver)
+                    raise
+        except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.InterfaceError) as fault:
+            raise DatabaseUnavailable("the database cannot be reached or is overloaded") from fault
+        except _READ_ONLY as fault:
+            raise DatabaseUnavailable(_CANNOT_WRITE) from fault
+        except psycopg.OperationalError as fault:
+            if (fault.sqlstate or "").startswith(_PROGRAM_LIMIT):
+                raise
+            raise DatabaseUnavailable("the database cannot be reached, refuses or is overloaded") from fault
 
     async def read(self, tenant_id: UUID, query: Select[Any], **parameters: Any) -> Sequence[AnyRow]:
         """The rows of one query on behalf of a tenant, in a single round trip; for what is asked most often.
 
-        Role, tenant and query go out together, and what goes out together without a BEGIN is one transaction to
-        PostgreSQL: the settings end with it. ``query`` must be a constant with its parameters named by ``bindparam``.
+        ``query`` must be a constant with its parameters named by ``bindparam``.
+        """
+        return (await self.run(tenant_id, (query, parameters)))[0]
+
+    async def run(self, tenant_id: UUID, *statements: Statement) -> list[Sequence[AnyRow]]:
+        """The rows of each statement; all of them one transaction on behalf of a tenant, in a single round trip.
+
+        Role, tenant and statements go out together, and what goes out together without a BEGIN is one transaction to
+        PostgreSQL: the settings end with it, and where one statement fails nothing is done. Statements must be
+        constants, because they are compiled once; what one of them depends on of another, it has to ask in SQL.
         """
         if self.engine.sync_engine.dispatch.before_cursor_execute:  # traced: the usual way is the one with spans
             async with self.tenant(tenant_id) as connection:
-                rows: Sequence[AnyRow] = (await connection.execute(query, parameters)).all()
-                return rows
+                results = [await connection.execute(statement, values) for statement, values in statements]
+                return [result.all() if result.returns_rows else [] for result in results]
+        plain = [self._compiled(statement).bind(values) for statement, values in statements]
         try:
             async with self.engine.connect() as connection:
-                return await self._read_pipelined(connection, tenant_id, self._compiled(query), parameters)
+                return await self._run_pipelined(connection, tenant_id, plain)
         except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError) as fault:
             raise DatabaseUnavailable("the database cannot be reached or is overloaded") from fault
+        except _READ_ONLY as fault:
+            raise DatabaseUnavailable(_CANNOT_WRITE) from fault
 
-    async def _read_pipelined(
-        self, connection: AsyncConnection, tenant_id: UUID, query: SQLCompiler, parameters: Mapping[str, Any]
-    ) -> Sequence[AnyRow]:
+    async def _run_pipelined(
+        self, connection: AsyncConnection, tenant_id: UUID, statements: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> list[Sequence[AnyRow]]:
         driver = (await connection.get_raw_connection()).driver_connection
         assert isinstance(driver, psycopg.AsyncConnection)
         try:
             await driver.set_autocommit(True)
-            cursor = driver.cursor(row_factory=namedtuple_row)
+            cursors = []
             async with driver.pipeline():
                 await driver.execute(_ENTER_TENANT_RAW, [str(tenant_id)])
-                await cursor.execute(query.string, query.construct_params(parameters))
-            # Only now: fetching inside the pipeline would make a second round trip.
-            rows = await cursor.fetchall()
+                for statement, values in statements:
+                    cursor = driver.cursor(row_factory=namedtuple_row)
+                    await cursor.execute(statement, values)
+                    cursors.append(cursor)
+            # Only now: fetching inside the pipeline would make further round trips.
+            rows = [[] if cursor.description is None else await cursor.fetchall() for cursor in cursors]
             await driver.set_autocommit(False)
         except BaseException:
             # Half a conversation is no state to give back to a pool.
             await connection.invalidate()
             raise
-        return cast("Sequence[AnyRow]", rows)
+        return cast("list[Sequence[AnyRow]]", rows)
 
-    def _compiled(self, query: Select[Any]) -> SQLCompiler:
-        compiled = self._queries.get(query)
+    def _compiled(self, statement: Executable) -> "_Compiled":
+        compiled = self._statements.get(statement)
         if compiled is None:
-            made = query.compile(dialect=self.engine.dialect)
-            assert isinstance(made, SQLCompiler)
-            compiled = self._queries[query] = made
+            compiled = self._statements[statement] = _Compiled.of(statement, self.engine)
         return compiled
 
     async def close(self) -> None:
         """Close every connection of the pool."""
         await self.engine.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A statement as the driver takes it, and how the values of its parameters are turned into the driver's."""
+
+    compiled: SQLCompiler
+    processors: Mapping[str, Callable[[Any], Any]]
+
+    @classmethod
+    def of(cls, statement: Executable, engine: AsyncEngine) -> "_Compiled":
+        assert isinstance(statement, ClauseElement)
+        compiled = statement.compile(dialect=engine.dialect)
+        assert isinstance(compiled, SQLCompiler)
+        found = {
+            name: parameter.type.dialect_impl(engine.dialect).bind_processor(engine.dialect)
+            for name, parameter in compiled.binds.items()
+        }
+        return cls(compiled, {name: processor for name, processor in found.items() if processor is not None})
+
+    def bind(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """The statement's text with the values for this time."""
+        given = dict(self.compiled.construct_params(values))
+        for name, processor in self.processors.items():
+            given[name] = processor(given[name])
+        return self.compiled.string, given
+
+
+async def enter_system(driver: psycopg.AsyncConnection[Any]) -> None:
+    """Go on as the platform, until the transaction ends or takes another role."""
+    await driver.execute("SELECT set_config('role', 'longhaul_system', true)")
+
+
+async def enter_tenant(driver: psycopg.AsyncConnection[Any], tenant_id: UUID) -> None:
+    """Go on as one tenant, until the transaction ends or takes another role."""
+    await driver.execute(_ENTER_TENANT_RAW, [str(tenant_id)])
+
+
+async def _give_up(connection: AsyncConnection, driver: psycopg.AsyncConnection[Any]) -> None:
+    """Undo what the transaction did; a connection in the middle of something is no state to give back to a pool."""
+    if driver.closed or driver.info.transaction_status not in _CALM:
+        await connection.invalidate()
+    else:
+        await driver.rollback()
 
 
 def create_database(url: str, *, pool_size: int, statement_timeout_seconds: float, application_name: str) -> Database:

@@ -205,17 +205,18 @@ def create_http_client(
     metrics: OutboundMetrics | None = None,
     inject: HeaderInjector | None = None,
     max_connections: int = 1_000,
+    max_idle: int = _MAX_IDLE,
 ) -> httpx.AsyncClient:
     """Build the client of one process; whoever calls this closes it.
 
     It never follows redirects (a redirected POST is a second effect, a redirected callback an open door), never
     retries, and takes neither proxy nor credentials from the environment: ``proxy`` says it all.
     ``max_connections`` has to exceed the number of calls at once, since waiting in the pool costs far more CPU than
-    a connection does.
+    a connection does. ``max_idle`` 0 gives every call a connection of its own: none can die unseen under it.
     """
     # Few connections are kept: for each event the pool walks the square of the idle ones (httpcore 1.0), and every
     # kept one may die unseen under the next request, which turns that call's outcome into UNKNOWN.
-    limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=_MAX_IDLE)
+    limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_idle)
     # The transport's trust_env only honours SSL_CERT_FILE and SSL_CERT_DIR, which operators rely on.
     wire = httpx.AsyncHTTPTransport(proxy=proxy, limits=limits, retries=0, trust_env=True)
     return httpx.AsyncClient(

@@ -142,6 +142,30 @@ class WorkerMetrics:
             "longhaul_model_calls", "Calls of models, by outcome.", ("provider", "model", "outcome"), registry=registry
         )
 
+        self._flushed = Counter(
+            "longhaul_records_flushed", "Records that left the inbox.", ("collection",), registry=registry
+        )
+        self._flush_duration = Histogram(
+            "longhaul_flush_duration_seconds", "One transaction from the inbox to the tables.", ("collection",),
+            registry=registry,
+        )  # fmt: skip
+        self._flush_faults = Counter(
+            "longhaul_flush_faults", "Looks into the inbox that failed, by code.", ("collection", "code"),
+            registry=registry,
+        )  # fmt: skip
+        self.records_pending = Gauge(
+            "longhaul_records_pending", "Acknowledged records in the inbox.", ("collection", "shard"), registry=registry
+        )
+
+    def count_flush(self, *, collection: str, records: int, seconds: float) -> None:
+        """Record one transaction from the inbox to the tables."""
+        self._flushed.labels(collection).inc(records)
+        self._flush_duration.labels(collection).observe(seconds)
+
+    def count_flush_fault(self, *, collection: str, code: str) -> None:
+        """Record a look into the inbox that failed."""
+        self._flush_faults.labels(collection, code).inc()
+
     def count_job(self, *, kind: str, status: str, seconds: float) -> None:
         """Record a job that reached its final ``status``, ``seconds`` after it was accepted."""
         self._jobs.labels(kind, status).inc()

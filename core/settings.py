@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from domain.generation import Price
 
 DEVELOPMENT_PEPPER: Final = "development-pepper-never-use-in-production"
+DEVELOPMENT_SECRET_KEY: Final = "ZGV2ZWxvcG1lbnQta2V5LW5ldmVyLWluLXByb2R1Y3Q="  # noqa: S105 - refused in production
 _SHORTEST_PEPPER_CHARS: Final = 32
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     # who may do what, and how much of it
     api_key_pepper: SecretStr = SecretStr(DEVELOPMENT_PEPPER)
     payload_keys: SecretStr | None = None
+    sealing_keys: SecretStr = SecretStr(DEVELOPMENT_SECRET_KEY)
     metrics_token: SecretStr | None = None
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: Annotated[int, Field(ge=1_024)] = 4_194_304
@@ -81,9 +83,25 @@ class Settings(BaseSettings):
     start_timeout_seconds: Annotated[float, Field(gt=0, le=10)] = 1.0
     reconcile_interval_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     worker_max_activities: Annotated[int, Field(ge=1, le=1_000)] = 100
+    worker_max_cached_workflows: Annotated[int, Field(ge=2, le=10_000)] = 200
     shutdown_grace_seconds: Annotated[float, Field(ge=1, le=300)] = 20.0
     generation_fan_out: Annotated[int, Field(ge=1, le=200)] = 20
     response_cache_hours: Annotated[int, Field(ge=0)] = 168
+    federated_max_update_bytes: Annotated[int, Field(ge=1_024)] = 536_870_912
+    federated_predict_rate_limit: str = "600/minute"
+
+    # records by the million
+    saving_max_body_bytes: Annotated[int, Field(ge=1_024)] = 268_435_456
+    saving_max_inflated_bytes: Annotated[int, Field(ge=1_024)] = 1_073_741_824
+    saving_max_record_bytes: Annotated[int, Field(ge=1_024, le=4_194_304)] = 262_144
+    saving_flush_records: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+    saving_flush_seconds: Annotated[float, Field(ge=0, le=60)] = 0.5
+    saving_shards: Annotated[int, Field(ge=1, le=256)] = 1
+    saving_inbox_max_records: Annotated[int, Field(ge=1)] = 5_000_000
+    saving_inbox_max_bytes: Annotated[int, Field(ge=1_024)] = 4_294_967_296
+    saving_inbox_max_age_seconds: Annotated[int, Field(ge=1)] = 3_600
+    saving_message_retention_days: Annotated[int, Field(ge=0)] = 0
+    saving_batch_retention_days: Annotated[int, Field(ge=1)] = 30
 
     # outside systems
     http_proxy: str | None = None
@@ -102,11 +120,25 @@ class Settings(BaseSettings):
     )
     openai_can_look_up: bool = True
 
+    # publishing
+    telegram_base_url: str | None = None
+    telegram_preview_url: str = "https://t.me"
+    telegram_per_chat_second: Annotated[float, Field(gt=0, le=100)] = 1.0
+    telegram_per_chat_minute: Annotated[int, Field(ge=1, le=10_000)] = 20
+    telegram_per_token_second: Annotated[float, Field(ge=0, le=10_000)] = 30.0
+    publishing_probe_pauses_seconds: tuple[Annotated[float, Field(ge=0, le=600)], ...] = (5.0, 25.0, 60.0)
+    publishing_wire_seconds: Annotated[float, Field(gt=0, le=60)] = 30.0
+    publishing_watch_seconds: Annotated[float, Field(ge=1, le=86_400)] = 600.0
+    publishing_max_orders: Annotated[int, Field(ge=1)] = 100_000
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 20.0
+    webhook_exempt_hosts: tuple[str, ...] = ()
+
     # a mock mode for end-to-end tests and demonstrations: `make up` runs a stand-in instead of OpenAI
     standin_openai: bool = False
     standin_openai_port: Port = 8002
     standin_openai_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.3
     standin_openai_faults: Path | None = None
+    standin_telegram_port: Port | None = None
 
     # what operators see
     log_format: Annotated[str, StringConstraints(pattern="^(auto|json|console)$")] = "auto"
@@ -145,6 +177,9 @@ class Settings(BaseSettings):
             "LONGHAUL_CORS_ORIGINS contains *": "*" in self.cors_origins,
             "LONGHAUL_PUBLIC_URL is not set": self.public_url is None,
             "LONGHAUL_STANDIN_OPENAI is for development": self.standin_openai,
+            "LONGHAUL_SEALING_KEYS is the development one": self.sealing_keys.get_secret_value()
+            == DEVELOPMENT_SECRET_KEY,
+            "LONGHAUL_WEBHOOK_EXEMPT_HOSTS is for development": bool(self.webhook_exempt_hosts),
         }
         return [fault for fault, present in checks.items() if present]
 
@@ -167,6 +202,23 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """Where artifacts are kept: an object store's URL, or a folder of the data directory."""
         return self.artifact_store_url or (self.data_dir / "artifacts").resolve().as_uri()
+
+    @property
+    def federated_dir(self) -> Path:
+        """Where updates wait to be judged, and where weights are kept at hand."""
+        return self.data_dir / "federated"
+
+    @property
+    def telegram_url(self) -> str:
+        """Where the Bot API is: Telegram's own in production, and in development the stand-in unless told otherwise."""
+        if self.telegram_base_url is not None:
+            return self.telegram_base_url
+        return "https://api.telegram.org" if self.production else self.standin_telegram_url
+
+    @property
+    def standin_telegram_url(self) -> str:
+        """Where `make up` runs its stand-in for Telegram: seven ports above the API, unless told otherwise."""
+        return f"http://127.0.0.1:{self.standin_telegram_port or self.api_port + 7}"
 
     @property
     def json_logs(self) -> bool:

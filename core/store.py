@@ -75,6 +75,15 @@ class ArtifactStore:
         except BaseError as fault:
             raise StoreUnavailable("the object store did not hand out an artifact") from fault
 
+    async def measure(self, key: str) -> int:
+        """How many bytes lie under a key. Raises NotFound."""
+        try:
+            return int((await obstore.head_async(self._store, key))["size"])
+        except (NotFoundError, FileNotFoundError):
+            raise NotFound("there is nothing of that name in the store") from None
+        except BaseError as fault:
+            raise StoreUnavailable("the object store did not tell about an object") from fault
+
     async def stream(self, key: str, *, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from ``start`` up to, not including, ``end``, piece by piece."""
         for offset in range(start, end, _CHUNK_BYTES):
@@ -88,10 +97,63 @@ class ArtifactStore:
                 raise StoreUnavailable("the object store did not hand out an artifact") from fault
             yield bytes(piece)
 
+    async def put_file(self, tenant_id: UUID, file: Path) -> str:
+        """Keep the bytes of a file without holding them in memory; their sha256."""
+        sha256, _ = await self.put_stream(tenant_id, _pieces(file), max_bytes=file.stat().st_size)  # noqa: ASYNC240
+        return sha256
+
+    async def fetch(self, key: str, folder: Path) -> Path:
+        """A file with the bytes under a key: the store's own where it is on this disk, else a copy in ``folder``.
+
+        A copy that is there already is used; keys are digests, so it cannot be stale. Raises NotFound.
+        """
+        if self._root is not None:
+            file = self._root / key
+            if not await asyncio.to_thread(file.exists):
+                raise NotFound("the bytes of this artifact are gone from the store")
+            return file
+        copy = _copy_of(key, folder)
+        if not await asyncio.to_thread(copy.exists):
+            await self._copy(key, copy)
+        return copy
+
+    async def drop_copy(self, key: str, folder: Path) -> None:
+        """Forget the copy that :meth:`fetch` has made in ``folder``, if there is one, so that it is made anew."""
+        if self._root is None:
+            await asyncio.to_thread(_copy_of(key, folder).unlink, missing_ok=True)
+
+    async def _copy(self, key: str, copy: Path) -> None:
+        partial = copy.with_name(f"{copy.name}.{new_id()}")
+        try:
+            found = await obstore.get_async(self._store, key)
+            await asyncio.to_thread(copy.parent.mkdir, parents=True, exist_ok=True)
+            with await asyncio.to_thread(partial.open, "wb") as target:
+                async for piece in found.stream(min_chunk_size=_CHUNK_BYTES):
+                    await asyncio.to_thread(target.write, piece)
+            # What has the name of a digest is believed: it has to be whole, also after a power cut.
+            await asyncio.to_thread(_fsync, partial)
+            await asyncio.to_thread(partial.replace, copy)
+        except (NotFoundError, FileNotFoundError):
+            raise NotFound("the bytes of this artifact are gone from the store") from None
+        except BaseError as fault:
+            raise StoreUnavailable("the object store did not hand out an artifact") from fault
+        finally:
+            await asyncio.to_thread(partial.unlink, missing_ok=True)
+
     async def _flush_to_disk(self, key: str) -> None:
         # The library leaves local files in the page cache; an acknowledged artifact has to survive a power cut.
         if self._root is not None:
             await asyncio.to_thread(_fsync, self._root / key)
+
+
+def _copy_of(key: str, folder: Path) -> Path:
+    return folder / key.rpartition("/")[2]
+
+
+async def _pieces(file: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(file.open, "rb") as source:
+        while piece := await asyncio.to_thread(source.read, _CHUNK_BYTES):
+            yield piece
 
 
 def _fsync(path: Path) -> None:

@@ -115,8 +115,8 @@ async def connect(
 # The sandbox watches our workflow modules. What they import is deterministic by the rules of its room, or runs in
 # activities only; importing it anew for every workflow would cost tens of milliseconds each.
 _PASSED_THROUGH: Final = (
-    "activities", "core", "domain", "gateways", "prompts", "rendering", "repositories", "workflows.options",
-    "pydantic", "pydantic_core", "sqlalchemy", "structlog", "orjson", "opentelemetry", "httpx",
+    "activities", "core", "domain", "gateways", "learning", "prompts", "rendering", "repositories", "workflows.options",
+    "numpy", "pydantic", "pydantic_core", "sqlalchemy", "structlog", "orjson", "opentelemetry", "httpx",
 )  # fmt: skip
 
 

@@ -141,6 +141,19 @@ class SourceNotText(InvalidInput):
     code = "E.SOURCE.NOT_TEXT"
 
 
+class RecordsRejected(InvalidInput):
+    """A record of the batch is not acceptable, and the batch was to be taken whole or not at all."""
+
+    code = "E.SAVING.REJECTED"
+
+
+class InboxFull(RequestError):
+    """More records wait to be saved than the installation allows; ``retry_after`` says when to come again."""
+
+    code = "E.SAVING.BACKLOG"
+    retryable = True
+
+
 # --- the state of things ----------------------------------------------------------------------------
 
 
@@ -162,12 +175,73 @@ class Superseded(LonghaulError):
     code = "E.JOB.SUPERSEDED"
 
 
+class NotReopened(LonghaulError):
+    """The workflow of a finished job was reset, and the reconciler has not opened the job again yet."""
+
+    code = "E.JOB.NOT_REOPENED"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("the workflow of a finished job was reset; it goes on once the job is open again")
+        self.retry_after = timedelta(seconds=2)
+
+
 class WorkflowEnded(LonghaulError):
     """The workflow was ended from outside (terminated, timed out) or failed without saying why."""
 
     def __init__(self, detail: str, *, code: str) -> None:
         super().__init__(detail)
         self.code = code
+
+
+# --- federated learning -----------------------------------------------------------------------------
+
+
+class UpdateRefused(InvalidInput):
+    """An update is not acceptable; ``reason`` is short, stable, and fit for a metric's label."""
+
+    code = "E.FEDERATED.UPDATE"
+
+    def __init__(self, detail: str, *, reason: str) -> None:
+        super().__init__(detail, faults=[FieldFault(f"/update/{reason}", detail)])
+        self.reason = reason
+
+
+class RoundClosed(RequestError):
+    """The round takes no more updates: it is full, its time is over, or its cycle has ended."""
+
+    code = "E.FEDERATED.ROUND_CLOSED"
+
+
+class UpdateConflict(StateError):
+    """Another update was accepted under the same lease."""
+
+    code = "E.FEDERATED.CONFLICT"
+
+
+class HeadMoved(StateError):
+    """The head of the model is no longer what the decision was made on, or cannot be what it is asked to be."""
+
+    code = "E.FEDERATED.HEAD"
+
+
+class ModelExists(StateError):
+    """There is a model of that name."""
+
+    code = "E.FEDERATED.EXISTS"
+
+
+class QuorumMissed(LonghaulError):
+    """No round of the cycle had enough updates to count."""
+
+    code = "E.FEDERATED.QUORUM"
+
+
+class CycleBusy(LonghaulError):
+    """Another cycle is at work on the model; this one waits for its turn."""
+
+    code = "E.FEDERATED.BUSY"
+    retryable = True
 
 
 # --- what we lean on --------------------------------------------------------------------------------
@@ -201,6 +275,18 @@ class StoreUnavailable(DependencyError):
     """The object store cannot be reached or refuses."""
 
     code = "E.STORE.UNAVAILABLE"
+
+
+class SavingHalted(LonghaulError):
+    """PostgreSQL refuses to save for a reason that neither time nor another record will change."""
+
+    code = "E.SAVING.HALTED"
+
+
+class NoRuntime(DependencyError):
+    """The family of the model needs libraries that are not installed in this process."""
+
+    code = "E.FEDERATED.NO_RUNTIME"
 
 
 class PromptDrift(LonghaulError):
@@ -285,6 +371,7 @@ TITLES: Final[dict[str, str]] = {
     "E.RATE.LIMITED": "Too many requests",
     "E.JOB.STATE": "The state of the job forbids this",
     "E.JOB.NOT_FINISHED": "The job has no result yet",
+    "E.JOB.NOT_REOPENED": "The job is about to be opened again",
     "E.JOB.SUPERSEDED": "A newer attempt has taken over",
     "E.JOB.TERMINATED": "The workflow was terminated by an operator",
     "E.JOB.TIMED_OUT": "The workflow ran out of its time",
@@ -312,12 +399,54 @@ TITLES: Final[dict[str, str]] = {
     "E.OPENAI.UNAVAILABLE": "The model provider has a fault",
     "E.OPENAI.PROTOCOL": "The model provider's answer is not understood",
     "E.OPENAI.NOT_CONFIGURED": "No model provider is configured",
+    "E.FEDERATED.UPDATE": "The update is not acceptable",
+    "E.FEDERATED.ROUND_CLOSED": "The round takes no more updates",
+    "E.FEDERATED.CONFLICT": "Another update was accepted under this lease",
+    "E.FEDERATED.HEAD": "The head of the model does not allow this",
+    "E.FEDERATED.EXISTS": "There is a model of that name",
+    "E.FEDERATED.QUORUM": "No round had enough updates",
+    "E.FEDERATED.BUSY": "Another cycle is at work on the model",
+    "E.FEDERATED.NO_RUNTIME": "The libraries of this model family are not installed here",
+    "E.TELEGRAM.AUTH": "Telegram refuses the bot's token",
+    "E.TELEGRAM.CONNECTION": "Telegram cannot be reached",
+    "E.TELEGRAM.MIGRATED": "The chat goes on under another id",
+    "E.TELEGRAM.PARTIAL": "A part of the album was published",
+    "E.TELEGRAM.PROTOCOL": "Telegram's answer is not understood",
+    "E.TELEGRAM.RATE_LIMITED": "Telegram asks to slow down",
+    "E.TELEGRAM.REJECTED": "Telegram refuses the request",
+    "E.TELEGRAM.RIGHTS": "The bot lacks a right in the channel",
+    "E.TELEGRAM.TIMEOUT": "Telegram did not say what became of a call",
+    "E.TELEGRAM.UNAVAILABLE": "Telegram has a fault",
+    "E.CHANNEL.CREDENTIAL": "The channel's credential cannot be used",
+    "E.CHANNEL.RIGHTS": "The channel cannot be published to",
+    "E.CHANNEL.UNSERVED": "No worker knows this kind of channel",
+    "E.ORDER.CANCELED": "The order was canceled",
+    "E.ORDER.CHANNEL_BUSY": "Another post of the channel is not settled yet",
+    "E.ORDER.IN_DOUBT": "It is not certain whether the post is out",
+    "E.ORDER.LIMIT": "The post waits for its turn",
+    "E.ORDER.LINKS": "A link of the post leads nowhere",
+    "E.ORDER.MISSED": "The post was not published in time",
+    "E.ORDER.NOT_APPROVED": "The channel's owner did not agree",
+    "E.ORDER.NOT_REMOVED": "The post could not be taken away",
+    "E.ORDER.REJECTED": "The post was refused",
+    "E.ORDER.STALE": "The worker stood still before it sent",
+    "E.ORDER.STATE": "The state of the order forbids sending",
     "E.DB.UNAVAILABLE": "The database is not available",
     "E.DB.CONSTRAINT": "The database refused the change",
     "E.DB.SCHEMA": "The database schema does not fit this version",
     "E.TEMPORAL.UNAVAILABLE": "Temporal is not available",
     "E.STORE.UNAVAILABLE": "The object store is not available",
     "E.PROMPT.DRIFT": "A prompt changed without a new version",
+    "E.SAVING.REJECTED": "A record is not acceptable",
+    "E.SAVING.BACKLOG": "Too many records wait to be saved",
+    "E.SAVING.HALTED": "Saving has stopped",
+    "E.RECORD.MALFORMED": "The record cannot be read",
+    "E.RECORD.INVALID": "The record does not fit its collection",
+    "E.RECORD.TOO_LARGE": "The record is too large",
+    "E.RECORD.TOO_DEEP": "The record is nested too deep",
+    "E.RECORD.TEXT": "The record holds text that cannot be stored",
+    "E.RECORD.REFUSED": "The database refuses the record",
+    "E.RECORD.CRASHED": "The record brought workers down",
     "E.WEBHOOK.ADDRESS": "The callback address is not allowed",
 }
 """Every code there is, with its title. ``docs/errors.md`` explains each to the reader of a problem document."""

@@ -57,6 +57,10 @@ class Export(StrEnum):
     JSON = "json"
     MARKDOWN = "markdown"
     HTML = "html"
+    MDX = "mdx"
+    SITE = "site"
+    PPTX = "pptx"
+    SCORM = "scorm"
 
 
 class CourseInput(Frozen):

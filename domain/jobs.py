@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from domain.errors import StateError
 from domain.model import Frozen
@@ -127,6 +127,19 @@ Labels = dict[
     Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")],
     Annotated[str, StringConstraints(max_length=255)],
 ]
+
+RESERVED_LABELS: Final = "longhaul."
+"""What the names of our own labels begin with: by them we find jobs again, so nobody else may give them."""
+
+
+def _no_reserved(labels: dict[str, str]) -> dict[str, str]:
+    if any(name.startswith(RESERVED_LABELS) for name in labels):
+        raise ValueError(f"labels that begin with {RESERVED_LABELS} are ours")
+    return labels
+
+
+GivenLabels = Annotated[Labels, AfterValidator(_no_reserved)]
+"""Labels as a client may give them."""
 
 
 class NewJob(Frozen):

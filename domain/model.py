@@ -4,6 +4,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """An immutable value; unknown fields are refused, so that a typo never passes silently."""
+    """An immutable value; unknown fields are refused, so that a typo never passes silently.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    What a value was is in no message about it: such messages end up in logs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

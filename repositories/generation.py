@@ -1,19 +1,21 @@
 """The ledger of paid calls, the cache of validated answers, and the prompts on record."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, case, delete, func, select, update
+from sqlalchemy import BigInteger, Uuid, and_, bindparam, case, delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.database import Database
+from core.database import Database, Statement
 from domain.errors import Outcome, Superseded
 from domain.generation import TokenUsage
 from domain.jobs import JobRef
 from repositories.rows import AnyRow
-from repositories.tables import jobs, prompts, provider_calls, response_cache
+from repositories.tables import Money, jobs, prompts, provider_calls, response_cache
 
 SENDING = "sending"
 
@@ -31,13 +33,81 @@ _before: Final = (
     )
     .where(jobs.c.id == bindparam("job_id"))
 )
+# Sent before with unknown outcome: that send is counted as lost.
+_reserve: Final = text(
+    """
+    INSERT INTO provider_calls AS call (tenant_id, job_id, op, step, provider, model, state, reserved_usd)
+    VALUES (:tenant_id, :job_id, :op, :step, :provider, :model, 'sending', :reserved_usd)
+    ON CONFLICT (tenant_id, job_id, op) DO UPDATE
+    SET state = 'sending', reserved_usd = excluded.reserved_usd, sends = call.sends + 1, updated_at = now(),
+        lost_usd = call.lost_usd + CASE WHEN call.state IN ('sending', 'unknown') THEN call.reserved_usd ELSE 0 END
+    WHERE call.state <> 'done'
+    RETURNING op
+    """
+).bindparams(
+    bindparam("tenant_id", type_=Uuid), bindparam("job_id", type_=Uuid), bindparam("reserved_usd", type_=Money)
+)
+
+# Where the answer is on record already, two attempts were under way at once, and it was paid for twice.
+_settle: Final = text(
+    """
+    WITH kept AS (
+        INSERT INTO step_results (tenant_id, job_id, step, input_hash, result)
+        VALUES (:tenant_id, :job_id, :part, :op, :answer)
+        ON CONFLICT DO NOTHING
+        RETURNING job_id
+    ), first AS (
+        SELECT EXISTS (SELECT FROM kept) AS first
+    )
+    UPDATE provider_calls
+    SET state = 'done', updated_at = now(),
+        settled_usd = CASE WHEN first THEN :cost_usd ELSE settled_usd END,
+        input_tokens = CASE WHEN first THEN :input_tokens ELSE input_tokens END,
+        output_tokens = CASE WHEN first THEN :output_tokens ELSE output_tokens END,
+        lost_usd = lost_usd + CASE WHEN first THEN 0 ELSE :cost_usd END
+    FROM first
+    WHERE provider_calls.job_id = :job_id AND provider_calls.op = :op
+    """
+).bindparams(
+    bindparam("tenant_id", type_=Uuid),
+    bindparam("job_id", type_=Uuid),
+    bindparam("answer", type_=JSONB),
+    bindparam("cost_usd", type_=Money),
+    bindparam("input_tokens", type_=BigInteger),
+    bindparam("output_tokens", type_=BigInteger),
+)
+
 _answer: Final = select(response_cache.c.answer).where(
     response_cache.c.key == bindparam("key"), response_cache.c.expires_at > func.now()
 )
+_keep_answer: Final = text(
+    """
+    INSERT INTO response_cache (tenant_id, key, answer, expires_at)
+    VALUES (:tenant_id, :key, :answer, now() + make_interval(secs => :keep))
+    ON CONFLICT (tenant_id, key) DO UPDATE SET answer = excluded.answer, expires_at = excluded.expires_at
+    """
+).bindparams(bindparam("tenant_id", type_=Uuid), bindparam("answer", type_=JSONB))
 
 
-class CallReader:
-    """What is asked before every call, each question in one round trip."""
+@dataclass(frozen=True, slots=True)
+class NewCall:
+    """A call about to be sent, and the most it can cost."""
+
+    op: str
+    step: str
+    provider: str
+    model: str
+    reserved_usd: Decimal
+
+    def reservation(self, job: JobRef) -> Statement:
+        """The statement that puts it into the ledger; no row comes back where the call is done already."""
+        facts = {"op": self.op, "step": self.step, "provider": self.provider, "model": self.model}
+        values = {"tenant_id": job.tenant_id, "job_id": job.job_id, "reserved_usd": self.reserved_usd, **facts}
+        return _reserve, values
+
+
+class CallDesk:
+    """What happens around every paid call, each a transaction of its own in one round trip."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,10 +122,26 @@ class CallReader:
             raise Superseded("the job is finished, or a newer attempt has taken over")
         return found[0]
 
-    async def get_cached_or_none(self, job: JobRef, key: str) -> dict[str, Any] | None:
-        """As ``ResponseCache.get_or_none``."""
-        found = await self._database.read(job.tenant_id, _answer, key=key)
-        return dict(found[0].answer) if found else None
+    async def reserve(self, job: JobRef, call: NewCall) -> bool:
+        """As ``CallLedger.reserve``, where no budget has to be kept."""
+        (reserved,) = await self._database.run(job.tenant_id, call.reservation(job))
+        return bool(reserved)
+
+    async def settle(
+        self, job: JobRef, *, op: str, part: str, answer: dict[str, Any], usage: TokenUsage, cost_usd: Decimal
+    ) -> None:
+        """The call came back and cost this much; the answer is remembered as that ``part`` of the job."""
+        values = {
+            "tenant_id": job.tenant_id,
+            "job_id": job.job_id,
+            "op": op,
+            "part": part,
+            "answer": answer,
+            "cost_usd": cost_usd,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+        }
+        await self._database.run(job.tenant_id, (_settle, values))
 
 
 class CallLedger:
@@ -64,10 +150,10 @@ class CallLedger:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def lock_budget(self, job: JobRef) -> Decimal | None:
+    async def lock_budget(self, job: JobRef) -> Decimal:
         """The budget of the job in US dollars; reservations of others wait until the transaction ends."""
         query = select(jobs.c.budget_usd).where(jobs.c.id == job.job_id).with_for_update(key_share=True)
-        budget: Decimal | None = (await self._connection.execute(query)).scalar_one()
+        budget: Decimal = (await self._connection.execute(query)).scalar_one()
         return budget
 
     async def get_or_none(self, job: JobRef, op: str) -> AnyRow | None:
@@ -83,103 +169,42 @@ class CallLedger:
         query = select(func.coalesce(func.sum(per_call), 0)).where(provider_calls.c.job_id == job.job_id)
         return Decimal((await self._connection.execute(query)).scalar_one())
 
-    async def reserve(
-        self, job: JobRef, *, op: str, step: str, provider: str, model: str, reserved_usd: Decimal
-    ) -> bool:
+    async def reserve(self, job: JobRef, call: NewCall) -> bool:
         """The call is about to be sent; False where it is done already.
 
         Sent before with unknown outcome: that send is counted as lost.
         """
-        row = {
-            "tenant_id": job.tenant_id,
-            "job_id": job.job_id,
-            "op": op,
-            "step": step,
-            "provider": provider,
-            "model": model,
-            "state": SENDING,
-            "reserved_usd": reserved_usd,
-        }
-        lost = func.coalesce(
-            select(provider_calls.c.reserved_usd)
-            .where(
-                provider_calls.c.job_id == job.job_id,
-                provider_calls.c.op == op,
-                provider_calls.c.state.in_([SENDING, Outcome.UNKNOWN]),
-            )
-            .scalar_subquery(),
-            0,
-        )
-        statement = pg_insert(provider_calls).values(row)
-        reserving = statement.on_conflict_do_update(
-            index_elements=["tenant_id", "job_id", "op"],
-            set_={
-                "state": SENDING,
-                "reserved_usd": reserved_usd,
-                "lost_usd": provider_calls.c.lost_usd + lost,
-                "sends": provider_calls.c.sends + 1,
-                "updated_at": func.now(),
-            },
-            where=provider_calls.c.state != Outcome.DONE,
-        ).returning(provider_calls.c.op)
-        return (await self._connection.execute(reserving)).one_or_none() is not None
-
-    async def settle(self, job: JobRef, *, op: str, usage: TokenUsage, cost_usd: Decimal) -> None:
-        """The call came back and cost this much."""
-        await self._set(
-            job,
-            op,
-            state=Outcome.DONE,
-            settled_usd=cost_usd,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-        )
-
-    async def settle_again(self, job: JobRef, *, op: str, cost_usd: Decimal) -> None:
-        """The call came back a second time: two attempts were under way at once. It was paid for twice."""
-        await self._set(job, op, state=Outcome.DONE, lost_usd=provider_calls.c.lost_usd + cost_usd)
+        return (await self._connection.execute(*call.reservation(job))).one_or_none() is not None
 
     async def close(self, job: JobRef, *, op: str, outcome: Outcome) -> None:
         """The call did not come back with an answer."""
-        await self._set(job, op, state=outcome)
-
-    async def _set(self, job: JobRef, op: str, **values: Any) -> None:
         await self._connection.execute(
             update(provider_calls)
             .where(provider_calls.c.job_id == job.job_id, provider_calls.c.op == op)
-            .values(updated_at=func.now(), **values)
+            .values(updated_at=func.now(), state=outcome)
         )
 
 
 class ResponseCache:
-    """Validated answers of one tenant by everything that went into them."""
+    """Validated answers of tenants by everything that went into them, each asked for in one round trip."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    async def get_or_none(self, key: str) -> dict[str, Any] | None:
+    async def get_or_none(self, job: JobRef, key: str) -> dict[str, Any] | None:
         """The answer kept under the key, unless its time is over."""
-        query = select(response_cache.c.answer).where(
-            response_cache.c.key == key, response_cache.c.expires_at > func.now()
-        )
-        found = (await self._connection.execute(query)).scalar_one_or_none()
-        return None if found is None else dict(found)
+        found = await self._database.read(job.tenant_id, _answer, key=key)
+        return dict(found[0].answer) if found else None
 
     async def put(self, job: JobRef, key: str, answer: dict[str, Any], *, keep: timedelta) -> None:
         """Keep an answer; only validated ones belong here."""
-        statement = pg_insert(response_cache).values(
-            tenant_id=job.tenant_id, key=key, answer=answer, expires_at=func.now() + keep
-        )
-        await self._connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["tenant_id", "key"],
-                set_={"answer": statement.excluded.answer, "expires_at": statement.excluded.expires_at},
-            )
-        )
+        values = {"tenant_id": job.tenant_id, "key": key, "answer": answer, "keep": keep.total_seconds()}
+        await self._database.run(job.tenant_id, (_keep_answer, values))
 
-    async def delete_expired(self) -> None:
-        """Forget answers whose time is over."""
-        await self._connection.execute(delete(response_cache).where(response_cache.c.expires_at < func.now()))
+
+async def delete_expired_answers(connection: AsyncConnection) -> None:
+    """Forget cached answers whose time is over."""
+    await connection.execute(delete(response_cache).where(response_cache.c.expires_at < func.now()))
 
 
 class PromptRepository:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     literal,
     null,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
@@ -28,7 +29,8 @@ from core.database import Database
 from domain.errors import NotFound
 from domain.jobs import TERMINAL, JobRef, JobStatus
 from repositories.rows import AnyRow
-from repositories.tables import job_events, job_steps, jobs, provider_calls, tenants
+from repositories.tables import job_events, job_steps, jobs, provider_calls
+from repositories.transitions import LOCK_ADMISSION, MAY_RUN
 
 CHANNEL: Final = "longhaul_jobs"
 """NOTIFY channel; the payload is ``<job id>:<version>``."""
@@ -126,6 +128,9 @@ settled_cost: Final[dict[str, Any]] = {
 """The job's cost columns, summed up from the ledger of paid calls."""
 
 
+_may_run: Final = text(f"SELECT {MAY_RUN}").bindparams(bindparam("kind", type_=Text))
+
+
 @dataclass(frozen=True, slots=True)
 class JobFilter:
     """Which jobs to list; None means any."""
@@ -203,21 +208,9 @@ class JobRepository:
 
         Nobody else admits jobs of the same kind and tenant until the transaction ends, so the limit holds exactly.
         """
-        name = f"admission/{tenant_id}/{kind}"
-        await self._connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
-        running = (
-            select(func.count())
-            .where(
-                jobs.c.tenant_id == tenant_id,
-                jobs.c.kind == kind,
-                jobs.c.admitted_at.is_not(None),
-                jobs.c.finished_at.is_(None),
-            )
-            .scalar_subquery()
-        )
-        limit = func.coalesce(tenants.c.max_running[kind].as_integer(), default_limit)
-        query = select(running < limit).where(tenants.c.id == tenant_id)
-        return bool((await self._connection.execute(query)).scalar_one())
+        await self._connection.execute(LOCK_ADMISSION, {"tenant_id": str(tenant_id), "kind": kind})
+        values = {"tenant_id": tenant_id, "kind": kind, "max_running": default_limit}
+        return bool((await self._connection.execute(_may_run, values)).scalar_one())
 
     async def get_unreconciled(self, *, older_than: datetime, limit: int) -> Sequence[AnyRow]:
         """Admitted, unfinished jobs not looked at since ``older_than``, longest ago first."""

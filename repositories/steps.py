@@ -1,16 +1,21 @@
 """The named steps of a job, and what each has already made."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Integer, and_, bindparam, case, func, null, or_, select, update
+from sqlalchemy import BigInteger, Integer, Text, Uuid, and_, bindparam, case, func, null, or_, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database import Database
+from domain.artifacts import Artifact
+from domain.errors import Superseded
 from domain.jobs import JobRef, StepPlan, StepStatus
 from repositories.tables import job_steps, jobs, step_results
+from repositories.transitions import PLAN_STEPS, step_plan
 
 _result: Final = select(step_results.c.result).where(
     step_results.c.job_id == bindparam("job_id"),
@@ -29,6 +34,122 @@ _running: Final = (
         jobs.c.finished_at.is_(None),
     )
 )
+
+
+# Inserted by this very transaction, or by an earlier run of the same part.
+_OURS: Final = """
+    EXISTS (SELECT FROM step_results
+            WHERE job_id = :id AND step = :part AND input_hash = :digest AND xmin = pg_current_xact_id()::xid)
+"""
+
+_keep_part: Final = text(
+    """
+    WITH target AS (
+        SELECT tenant_id, id FROM jobs
+        WHERE id = :id AND attempt = :attempt AND status IN ('queued', 'running')
+        FOR NO KEY UPDATE
+    ), kept AS (
+        INSERT INTO step_results (tenant_id, job_id, step, input_hash, result)
+        SELECT tenant_id, id, :part, :digest, :result FROM target
+        ON CONFLICT DO NOTHING
+        RETURNING tenant_id, job_id
+    ), named AS (
+        INSERT INTO artifacts (id, tenant_id, job_id, name, media_type, bytes, sha256, role)
+        SELECT :artifact_id, tenant_id, job_id, :name, :media_type, :bytes, :sha256, :role FROM kept
+    ), step AS (
+        UPDATE job_steps
+        SET done = least(done + 1, total), started_at = coalesce(started_at, now()),
+            -- What troubles another part of the step is not over because this part is done.
+            status = CASE WHEN done + 1 >= total THEN 'succeeded' WHEN status = 'failed' THEN status ELSE 'running' END,
+            finished_at = CASE WHEN done + 1 >= total THEN now() END,
+            last_error = CASE WHEN done + 1 < total THEN last_error END,
+            next_retry_at = CASE WHEN done + 1 < total THEN next_retry_at END
+        FROM kept WHERE job_steps.job_id = kept.job_id AND job_steps.name = :step
+    )
+    SELECT 1 AS current FROM target
+    """
+).bindparams(
+    bindparam("id", type_=Uuid),
+    bindparam("part", type_=Text),
+    bindparam("digest", type_=Text),
+    bindparam("result", type_=JSONB),
+    bindparam("artifact_id", type_=Uuid),
+    bindparam("bytes", type_=BigInteger),
+)
+
+# A statement of its own: what it sums up has to be written already.
+_tell_part: Final = text(
+    f"""
+    WITH job AS (
+        UPDATE jobs
+        SET version = version + 1, updated_at = now(), waiting_on = CASE WHEN paused THEN waiting_on END,
+            progress = least(1, greatest(progress, (
+                SELECT sum(weight * done / total) FROM job_steps WHERE job_id = :id))),
+            cost_usd = spent.usd, input_tokens = spent.input, output_tokens = spent.output
+        FROM (SELECT coalesce(sum(settled_usd), 0) AS usd, coalesce(sum(input_tokens), 0) AS input,
+                     coalesce(sum(output_tokens), 0) AS output
+              FROM provider_calls WHERE job_id = :id) AS spent
+        WHERE id = :id AND {_OURS}
+        RETURNING tenant_id, id, version, status, progress
+    ), event AS (
+        INSERT INTO job_events (tenant_id, job_id, seq, type, data)
+        SELECT tenant_id, id, version, :event, jsonb_build_object('status', status, 'progress', progress) || :data
+        FROM job
+    )
+    SELECT pg_notify('longhaul_jobs', id || ':' || version) FROM job
+    """  # noqa: S608 - a constant of this module
+).bindparams(
+    bindparam("id", type_=Uuid),
+    bindparam("part", type_=Text),
+    bindparam("digest", type_=Text),
+    bindparam("event", type_=Text),
+    bindparam("data", type_=JSONB),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPart:
+    """A part of a step that made one artifact: what it stands for, what to remember, and the event that tells."""
+
+    step: str
+    part: str
+    digest: str
+    result: dict[str, Any]
+    event: str
+    data: Mapping[str, Any]
+    artifact: Artifact
+
+
+class StepWriter:
+    """The end of every part of every step that makes one artifact, in one round trip and one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def finish(self, job: JobRef, part: FinishedPart) -> bool:
+        """Keep the part's result, name its artifact, advance its step and tell everybody.
+
+        False, and nothing done, where another run of the same part was first. Raises Superseded where the job has
+        moved on without us.
+        """
+        made = part.artifact
+        values = {"id": job.job_id, "part": part.part, "digest": part.digest}
+        keeping = values | {
+            "attempt": job.attempt,
+            "step": part.step,
+            "result": part.result,
+            "artifact_id": made.id,
+            "name": made.name,
+            "media_type": made.media_type,
+            "bytes": made.bytes,
+            "sha256": made.sha256,
+            "role": made.role,
+        }
+        telling = values | {"event": part.event, "data": {"step": part.step, **part.data}}
+        current, told = await self._database.run(job.tenant_id, (_keep_part, keeping), (_tell_part, telling))
+        if not current:
+            raise Superseded("the job is finished, or a newer attempt has taken over")
+        return bool(told)
 
 
 class StepReader:
@@ -58,16 +179,7 @@ class StepRepository:
 
     async def plan(self, job: JobRef, steps: Sequence[StepPlan], *, first_position: int) -> None:
         """Write down steps to come; those already known keep their state."""
-        rows = [
-            {
-                "tenant_id": job.tenant_id,
-                "job_id": job.job_id,
-                "position": first_position + offset,
-                **step.model_dump(),
-            }
-            for offset, step in enumerate(steps)
-        ]
-        await self._connection.execute(pg_insert(job_steps).values(rows).on_conflict_do_nothing())
+        await self._connection.execute(PLAN_STEPS, step_plan(job, steps, first_position=first_position))
 
     async def begin(self, job: JobRef, name: str, *, attempt: int) -> bool:
         """The step runs, for the ``attempt``-th time; False where that was known, as of a step in many parts."""

@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy import Uuid, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from repositories.rows import AnyRow
@@ -92,6 +91,19 @@ class TenantRepository:
         return found is not None
 
 
+# Bound to something else unless its time is over; a concurrent request with the same key waits here for the first one.
+CLAIM_KEY: Final = text(
+    """
+    INSERT INTO idempotency_keys (tenant_id, key, request_hash, job_id, expires_at)
+    VALUES (:tenant_id, :key, :request_hash, :job_id, now() + make_interval(secs => :keep))
+    ON CONFLICT (tenant_id, key) DO UPDATE
+    SET request_hash = excluded.request_hash, job_id = excluded.job_id, expires_at = excluded.expires_at
+    WHERE idempotency_keys.expires_at < now()
+    RETURNING key
+    """
+).bindparams(bindparam("tenant_id", type_=Uuid), bindparam("job_id", type_=Uuid))
+
+
 class IdempotencyRepository:
     """Which job an idempotency key of the tenant stands for."""
 
@@ -101,27 +113,16 @@ class IdempotencyRepository:
     async def claim(
         self, *, tenant_id: UUID, key: str, request_hash: bytes, job_id: UUID, keep: timedelta
     ) -> AnyRow | None:
-        """Bind the key to a job; where it is bound already, the older binding.
+        """Bind the key to a job, or whatever else has that id; where it is bound already, the older binding."""
+        values = {"tenant_id": tenant_id, "key": key, "request_hash": request_hash, "job_id": job_id}
+        claimed = await self._connection.execute(CLAIM_KEY, values | {"keep": keep.total_seconds()})
+        return None if claimed.one_or_none() is not None else await self.get_or_none(key)
 
-        A concurrent request with the same key waits here until the first one commits or rolls back.
-        """
-        binding = pg_insert(idempotency_keys).values(
-            tenant_id=tenant_id, key=key, request_hash=request_hash, job_id=job_id, expires_at=func.now() + keep
-        )
-        # A key whose time is over is free again.
-        taken = binding.on_conflict_do_update(
-            index_elements=["tenant_id", "key"],
-            set_={
-                "request_hash": binding.excluded.request_hash,
-                "job_id": binding.excluded.job_id,
-                "expires_at": binding.excluded.expires_at,
-            },
-            where=idempotency_keys.c.expires_at < func.now(),
-        ).returning(idempotency_keys.c.key)
-        if (await self._connection.execute(taken)).one_or_none() is not None:
-            return None
-        older = select(idempotency_keys.c.request_hash, idempotency_keys.c.job_id)
-        return (await self._connection.execute(older.where(idempotency_keys.c.key == key))).one()
+    async def get_or_none(self, key: str) -> AnyRow | None:
+        """The job that the key stands for, and the hash of the request it came with; None once its time is over."""
+        query = select(idempotency_keys.c.request_hash, idempotency_keys.c.job_id)
+        live = query.where(idempotency_keys.c.key == key, idempotency_keys.c.expires_at >= func.now())
+        return (await self._connection.execute(live)).one_or_none()
 
     async def delete_expired(self) -> None:
         """Forget keys whose time is over."""

@@ -1,7 +1,7 @@
 """Telling Temporal what is to be done: at once where that works, otherwise by dispatchers that never forget."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,11 +23,12 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from core.database import Database
 from core.metrics import WorkerMetrics
-from domain.errors import DatabaseUnavailable, TemporalUnavailable
+from domain.errors import TemporalUnavailable
 from domain.jobs import CommandAction, JobRef, JobStatus, WaitingKind, WaitingOn
 from repositories.commands import CommandRepository
 from repositories.jobs import OPEN, JobRepository
 from repositories.rows import AnyRow
+from services.outbox import POLL_SECONDS, OutboxLoop
 
 _log = structlog.get_logger(__name__)
 
@@ -39,7 +40,6 @@ _CAPACITY_PAUSE: Final = timedelta(seconds=60)
 _LONGEST_PAUSE: Final = timedelta(seconds=30)
 _BATCH: Final = 100
 _CONCURRENCY: Final = 10
-_POLL_SECONDS: Final = 5.0
 _BREAK_SECONDS: Final = 5.0
 
 TENANT: Final = SearchAttributeKey.for_keyword("Tenant")
@@ -156,35 +156,28 @@ class CommandSender:
             raise OlderRunOpen
 
 
-class Dispatcher:
+class Dispatcher(OutboxLoop):
     """Carries commands to Temporal that no request could deliver itself, and admits jobs that wait for capacity.
 
     Any number may run side by side: claims skip each other, and expire when a dispatcher dies.
     """
 
-    def __init__(self, database: Database, sender: CommandSender, metrics: WorkerMetrics, *, max_running: int) -> None:
+    name = "dispatcher"
+
+    def __init__(
+        self, database: Database, sender: CommandSender, metrics: WorkerMetrics, *, max_running: int,
+        limits: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        self._limits = limits or {}
         self._database = database
         self._sender = sender
         self._metrics = metrics
         self._max_running = max_running
-        self._wake = asyncio.Event()
+        super().__init__()
 
-    def wake(self, _payload: str = "") -> None:
-        """Look for commands now."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Dispatch until canceled."""
-        while True:
-            self._wake.clear()
-            try:
-                busy = await self.dispatch_once()
-                pause = 0.0 if busy else await self._time_to_next()
-            except DatabaseUnavailable as fault:
-                _log.warning("dispatcher.database_unavailable", fault=fault.detail)
-                busy, pause = False, _POLL_SECONDS
-            if not busy:
-                await self._sleep(pause)
+    async def work_once(self) -> bool:
+        """As ``dispatch_once``."""
+        return await self.dispatch_once()
 
     async def dispatch_once(self) -> bool:
         """Claim one batch of due commands and deliver it; whether there was a full batch, so that more may wait."""
@@ -226,7 +219,8 @@ class Dispatcher:
     async def _admit(self, row: AnyRow) -> bool:
         async with self._database.system() as connection:
             repository = JobRepository(connection)
-            if await repository.try_admit(row.tenant_id, row.kind, default_limit=self._max_running):
+            limit = self._limits.get(row.kind, self._max_running)
+            if await repository.try_admit(row.tenant_id, row.kind, default_limit=limit):
                 # A slot that became free while this was claimed may have let another dispatcher claim it as well.
                 if (await repository.get_for_update(row.job_id)).admitted_at is None:
                     values = {"admitted_at": func.now(), "waiting_on": None}
@@ -270,15 +264,8 @@ class Dispatcher:
             waiting, due = await CommandRepository(connection).get_backlog()
         self._metrics.commands_waiting.set(waiting)
         if due is None:
-            return _POLL_SECONDS
-        return min(max((due - datetime.now(UTC)).total_seconds(), 0.01), _POLL_SECONDS)
-
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+            return POLL_SECONDS
+        return min(max((due - datetime.now(UTC)).total_seconds(), 0.01), POLL_SECONDS)
 
 
 def command_of(row: AnyRow) -> Command:

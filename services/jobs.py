@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database import Database
 from core.ids import new_id
-from domain.errors import FieldFault, IdempotencyMismatch, InvalidInput
+from domain.errors import FieldFault, IdempotencyMismatch, InvalidInput, StateError
 from domain.jobs import (
     TERMINAL,
     CommandAction,
@@ -31,13 +31,12 @@ from repositories.jobs import JobRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepRepository
 from repositories.tenants import IdempotencyRepository
-from repositories.transitions import JobTransitions
+from repositories.transitions import JobCompanion, JobTransitions, KeyClaim
 from services.commands import FAST_PATH_LEASE, Command, CommandSender
 from services.kinds import JobKind, KindRegistry, parse_input
 
 _PAST_TOLERANCE: Final = timedelta(minutes=5)
 _FURTHEST_START: Final = timedelta(days=366)
-_AT_ONCE: Final = timedelta(0)
 _IN_THE_PAST: Final = "lies in the past"
 
 
@@ -86,6 +85,7 @@ class JobService:
         self._sender = sender
         self._max_running = max_running
         self._keep_keys = keep_keys
+        self._transitions = JobTransitions(database)
 
     async def start(self, tenant_id: UUID, request: JobRequest, *, key: str | None) -> Started:
         """Write a job down, then try to hand it to Temporal at once.
@@ -95,23 +95,36 @@ class JobService:
         """
         kind = self._kinds.get(request.kind)
         new = await self._prepare(tenant_id, kind, request)
-        job_id = new_id()
-        async with self._database.tenant(tenant_id) as connection:
-            earlier = await self._earlier(connection, tenant_id, request, key=key, job_id=job_id)
-            if earlier is not None:
-                return Started(await JobRepository(connection).get_document(earlier), replayed=True)
-            # Not before: a replay is welcome also when the time that was once accepted has passed.
-            if request.start_at is not None:
-                _check_start(request.start_at)
-            document, command = await self._write(connection, tenant_id, job_id, kind, new)
-        if command is not None:
-            await self._sender.try_now(command)
-        return Started(document, replayed=False)
+        fingerprint = request.fingerprint() if key is not None else b""
+        impossible = None if request.start_at is None else _start_fault(request.start_at)
+        if impossible is None:
+            claim = None if key is None else KeyClaim(key, fingerprint, self._keep_keys)
+            queued = await self._write(tenant_id, kind, new, claim)
+            if queued is not None:
+                document, command = queued
+                if document.admitted_at is not None:
+                    await self._sender.try_now(command)
+                return Started(document, replayed=False)
+        # A replay is welcome also when the time that was once accepted has passed.
+        earlier = None if key is None else await self._earlier(tenant_id, key, fingerprint)
+        if earlier is None:
+            if impossible is not None:
+                raise impossible
+            # The time of the key was over between the two looks: now it is free.
+            return await self.start(tenant_id, request, key=key)
+        return Started(earlier, replayed=True)
 
-    async def act(self, tenant_id: UUID, job_id: UUID, action: JobAction, *, comment: str | None = None) -> AnyRow:
-        """Ask something of a job. Asking twice changes nothing. Raises NotFound and StateError."""
+    async def act(
+        self, tenant_id: UUID, job_id: UUID, action: JobAction, *, comment: str | None = None, seen: str | None = None
+    ) -> AnyRow:
+        """Ask something of a job. Asking twice changes nothing. Raises NotFound and StateError.
+
+        ``seen`` is the digest of what is approved, for kinds that show one.
+        """
         async with self._database.tenant(tenant_id) as connection:
             repository = JobRepository(connection)
+            if action is JobAction.APPROVE:
+                await self._consent(connection, job_id, seen)
             row = await repository.get_for_update(job_id)
             waiting = (row.waiting_on or {}).get("kind")
             check_action(
@@ -145,59 +158,51 @@ class JobService:
             traceparent=request.traceparent,
         )
 
-    async def _earlier(
-        self, connection: AsyncConnection, tenant_id: UUID, request: JobRequest, *, key: str | None, job_id: UUID
-    ) -> UUID | None:
-        if key is None:
-            return None
-        fingerprint = request.fingerprint()
-        bound = await IdempotencyRepository(connection).claim(
-            tenant_id=tenant_id, key=key, request_hash=fingerprint, job_id=job_id, keep=self._keep_keys
-        )
-        if bound is None:
-            return None
-        if bound.request_hash != fingerprint:
-            raise IdempotencyMismatch("this idempotency key was used with a different request")
-        earlier: UUID = bound.job_id
-        return earlier
+    async def _earlier(self, tenant_id: UUID, key: str, fingerprint: bytes) -> AnyRow | None:
+        async with self._database.tenant(tenant_id) as connection:
+            bound = await IdempotencyRepository(connection).get_or_none(key)
+            if bound is None:
+                return None
+            if bound.request_hash != fingerprint:
+                raise IdempotencyMismatch("this idempotency key was used with a different request")
+            return await JobRepository(connection).get_document(bound.job_id)
 
     async def _write(
-        self, connection: AsyncConnection, tenant_id: UUID, job_id: UUID, kind: JobKind, new: NewJob
-    ) -> tuple[AnyRow, Command | None]:
-        """The job's document, and the command to try at once if the job may start at once."""
+        self, tenant_id: UUID, kind: JobKind, new: NewJob, claim: KeyClaim | None
+    ) -> tuple[AnyRow, Command] | None:
+        """The job's document and the command that starts it; None where the key stands for another job."""
         later = new.start_at is not None and new.start_at > datetime.now(UTC)
-        admitted = not later and await JobRepository(connection).try_admit(
-            tenant_id, kind.name, default_limit=self._max_running
+        waiting_on = _first_wait(new.start_at, later=later, admitted=False)
+        assert waiting_on is not None
+        job = JobRef(
+            job_id=new_id(),
+            tenant_id=tenant_id,
+            kind=kind.name,
+            request_id=new.request_id,
+            traceparent=new.traceparent,
         )
-        waiting_on = _first_wait(new.start_at, later=later, admitted=admitted)
         command = Command(
             id=new_id(),
-            job=JobRef(
-                job_id=job_id,
-                tenant_id=tenant_id,
-                kind=kind.name,
-                request_id=new.request_id,
-                traceparent=new.traceparent,
-            ),
+            job=job,
             action=CommandAction.START,
             args=start_args(kind, new.input),
             task_queue=kind.task_queue,
             priority=new.priority,
         )
-        document = await JobTransitions(connection).queue(
+        document = await self._transitions.queue(
             new,
-            job_id=job_id,
+            job_id=job.job_id,
             tenant_id=tenant_id,
             command_id=command.id,
             args=command.args,
-            admitted=admitted,
-            waiting_on=waiting_on.model_dump(mode="json") if waiting_on else None,
+            max_running=kind.max_running or self._max_running,
+            waiting_on=waiting_on.model_dump(mode="json"),
             due=new.start_at if later else None,
-            lease=FAST_PATH_LEASE if admitted else _AT_ONCE,
+            lease=FAST_PATH_LEASE,
+            key=claim,
+            accompany=_companion(kind, tenant_id, job.job_id, new),
         )
-        if not admitted:
-            await CommandRepository(connection).wake_dispatchers()
-        return document, command if admitted else None
+        return None if document is None else (document, command)
 
     # --- acting -------------------------------------------------------------------------------------
 
@@ -258,6 +263,13 @@ class JobService:
         await _add(connection, command, not_before=FAST_PATH_LEASE)
         return command
 
+    async def _consent(self, connection: AsyncConnection, job_id: UUID, seen: str | None) -> None:
+        consent = self._kinds.get((await JobRepository(connection).get_document(job_id)).kind).consent
+        if consent is not None:
+            await consent(connection, job_id, seen)
+        elif seen is not None:
+            raise StateError("nothing about this job has a digest that could be approved")
+
     async def _decide(
         self, connection: AsyncConnection, row: AnyRow, *, approved: bool, comment: str | None
     ) -> Command:
@@ -276,7 +288,9 @@ class JobService:
         repository = JobRepository(connection)
         kind = self._kinds.get(row.kind)
         later = row.start_at is not None and row.start_at > datetime.now(UTC)
-        admitted = not later and await repository.try_admit(row.tenant_id, row.kind, default_limit=self._max_running)
+        admitted = not later and await repository.try_admit(
+            row.tenant_id, row.kind, default_limit=kind.max_running or self._max_running
+        )
         waiting = _first_wait(row.start_at, later=later, admitted=admitted)
         attempt = row.attempt + 1
         # What the older attempt was still to be told, or told again, must not reach the new one.
@@ -306,6 +320,13 @@ class JobService:
         if not admitted:
             await CommandRepository(connection).wake_dispatchers()
         return command if admitted else None
+
+
+def _companion(kind: JobKind, tenant_id: UUID, job_id: UUID, new: NewJob) -> JobCompanion | None:
+    if kind.accompany is None:
+        return None
+    write, wish = kind.accompany, kind.input_model.model_validate(new.input)
+    return lambda connection: write(connection, tenant_id, job_id, wish)
 
 
 def start_args(kind: JobKind, raw_input: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,15 +360,16 @@ def _in_utc(start_at: datetime) -> datetime:
         raise InvalidInput("the start time is not possible", faults=[FieldFault("/start_at", _IN_THE_PAST)]) from None
 
 
-def _check_start(start_at: datetime) -> None:
+def _start_fault(start_at: datetime) -> InvalidInput | None:
     now = datetime.now(UTC)
     message = None
     if start_at < now - _PAST_TOLERANCE:
         message = _IN_THE_PAST
     elif start_at > now + _FURTHEST_START:
         message = "lies more than a year ahead"
-    if message is not None:
-        raise InvalidInput("the start time is not possible", faults=[FieldFault("/start_at", message)])
+    if message is None:
+        return None
+    return InvalidInput("the start time is not possible", faults=[FieldFault("/start_at", message)])
 
 
 def _ref(row: AnyRow, *, attempt: int | None = None) -> JobRef:

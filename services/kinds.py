@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import FieldFault, InvalidInput
 from domain.model import Frozen
@@ -15,12 +16,21 @@ from domain.structured import pointer
 Check = Callable[[UUID, Any], Awaitable[None]]
 """A check that needs the world: called with the tenant and the validated input. Raises InvalidInput."""
 
+Companion = Callable[[AsyncConnection, UUID, UUID, Any], Awaitable[None]]
+"""Writes what belongs to a job in the job's own transaction: tenant, job, validated input. Raises InvalidInput."""
+
+
+Consent = Callable[[AsyncConnection, UUID, str | None], Awaitable[None]]
+"""Fixes what is approved, in the transaction that records the approval and before the job is locked: job, and the
+digest of what the approver has seen, where it was said. Raises StateError where that is not what there is."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
     """One kind of job: what it takes, which workflow carries it, and how operators see it.
 
     ``summary`` is shown in the Temporal UI; it must hold nothing personal. ``budget`` is the most a job may spend.
+    ``max_running`` is how many may run at once for a tenant, where that differs from the setting: jobs that sleep.
     """
 
     name: str
@@ -30,6 +40,9 @@ class JobKind:
     summary: Callable[[Any], str]
     budget: Callable[[Any], Decimal | None] = lambda _input: None
     check: Check | None = None
+    accompany: Companion | None = None
+    consent: Consent | None = None
+    max_running: int | None = None
 
 
 class KindRegistry:
@@ -45,6 +58,10 @@ class KindRegistry:
             known = ", ".join(sorted(self._kinds))
             raise InvalidInput("the kind of job is not known", faults=[FieldFault("/kind", f"is not one of: {known}")])
         return kind
+
+    def limits(self) -> dict[str, int]:
+        """How many jobs may run at once, for the kinds that say so themselves."""
+        return {kind.name: kind.max_running for kind in self._kinds.values() if kind.max_running is not None}
 
     def names(self) -> list[str]:
         """All names, sorted."""

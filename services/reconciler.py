@@ -5,7 +5,7 @@ compare: recent ends and beginnings from Temporal's visibility, and slowly every
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -21,7 +21,7 @@ from core.metrics import WorkerMetrics
 from domain.errors import TITLES, DatabaseUnavailable
 from domain.jobs import TERMINAL, JobRef, JobStatus, StepStatus, job_id_of, workflow_id
 from repositories.commands import CommandRepository
-from repositories.generation import ResponseCache
+from repositories.generation import delete_expired_answers
 from repositories.jobs import OPEN, JobRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepRepository
@@ -31,6 +31,9 @@ from repositories.workers import WorkerRepository
 _log = structlog.get_logger(__name__)
 
 _LOOK_BACK: Final = timedelta(minutes=5)
+"""How far the first sweep of a process goes back; each further one goes to where the last good one began."""
+_OVERLAP: Final = timedelta(seconds=30)
+"""Visibility may lag behind by this much."""
 _REST: Final = timedelta(seconds=30)
 _BATCH: Final = 200
 _RPC_TIMEOUT: Final = timedelta(seconds=5)
@@ -62,6 +65,7 @@ class Reconciler:
         self._client = client
         self._metrics = metrics
         self._interval = interval
+        self._swept = datetime.now(UTC) - _LOOK_BACK
 
     async def run(self) -> None:
         """Sweep until canceled."""
@@ -74,18 +78,25 @@ class Reconciler:
 
     async def sweep(self) -> None:
         """One comparison. Raises RPCError and DatabaseUnavailable where a side is away."""
-        since = (datetime.now(UTC) - _LOOK_BACK).isoformat()
-        await self._compare_ended([
-            run async for run in self._client.list_workflows(f"{_CLOSED} AND CloseTime > '{since}'", page_size=_BATCH)
-        ])  # fmt: skip
-        await self._compare_running([
-            run async for run in self._client.list_workflows(
-                f"ExecutionStatus = 'Running' AND StartTime > '{since}'", page_size=_BATCH)
-        ])  # fmt: skip
+        began = datetime.now(UTC)
+        since = (self._swept - _OVERLAP).isoformat()
+        async for ended in self._pages(f"{_CLOSED} AND CloseTime > '{since}'"):
+            await self._compare_ended(ended)
+        async for begun in self._pages(f"ExecutionStatus = 'Running' AND StartTime > '{since}'"):
+            await self._compare_running(begun)
+        self._swept = began
         await self._compare_quiet()
         await self._tidy()
 
     # --- what visibility tells ----------------------------------------------------------------------
+
+    async def _pages(self, query: str) -> AsyncIterator[Sequence[WorkflowExecution]]:
+        found = self._client.list_workflows(query, page_size=_BATCH)
+        while True:
+            await found.fetch_next_page()
+            yield found.current_page or ()
+            if not found.next_page_token:
+                return
 
     async def _compare_ended(self, runs: Sequence[WorkflowExecution]) -> None:
         jobs = await self._jobs_of(runs)
@@ -199,7 +210,7 @@ class Reconciler:
     async def _tidy(self) -> None:
         async with self._database.system() as connection:
             await IdempotencyRepository(connection).delete_expired()
-            await ResponseCache(connection).delete_expired()
+            await delete_expired_answers(connection)
             await WorkerRepository(connection).delete_lost(after=_LOST_WORKER)
 
 

@@ -6,6 +6,7 @@ from typing import Final
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
@@ -29,8 +30,14 @@ def schema_head() -> str:
 
 
 def migrate(url: str, *, profile: str) -> None:
-    """Bring the database to this code's revision and mark whose it is. Raises SchemaMismatch on another's mark."""
-    command.upgrade(_config(url), "head")
+    """Bring the database to this code's revision and mark whose it is.
+
+    Raises SchemaMismatch on another's mark, and where the database is at a revision that this code has never seen.
+    """
+    try:
+        command.upgrade(_config(url), "head")
+    except CommandError as fault:
+        raise SchemaMismatch(f"the database cannot be brought to revision {schema_head()}: {fault}") from fault
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(_MARK, {"profile": profile})

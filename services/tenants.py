@@ -45,6 +45,14 @@ class Scope(StrEnum):
     JOBS_WRITE = "jobs:write"
     ARTIFACTS_READ = "artifacts:read"
     ARTIFACTS_WRITE = "artifacts:write"
+    RECORDS_READ = "records:read"
+    RECORDS_WRITE = "records:write"
+    FEDERATED_READ = "federated:read"
+    FEDERATED_WRITE = "federated:write"
+    FEDERATED_PARTICIPATE = "federated:participate"
+    PUBLISHING_READ = "publishing:read"
+    PUBLISHING_WRITE = "publishing:write"
+    WEBHOOKS_MANAGE = "webhooks:manage"
 
 
 ALL_SCOPES: Final = tuple(Scope)

@@ -340,5 +340,7 @@ class CourseModuleWorkflow:
     async def _tell_course(self, signal: Callable[..., Any], what: Any) -> None:
         parent = workflow.info().parent
         if parent is not None:
-            course = workflow.get_external_workflow_handle_for(CourseGenerationWorkflow.run, parent.workflow_id)
+            course: workflow.ExternalWorkflowHandle[CourseGenerationWorkflow] = (
+                workflow.get_external_workflow_handle_for(CourseGenerationWorkflow.run, parent.workflow_id)
+            )
             await course.signal(signal, what)

@@ -31,13 +31,16 @@ RECORD: Final[LocalOptions] = {
 """A short transaction in our database, which must not be given up: retried for as long as it takes."""
 
 MODEL_CALL: Final[ActivityOptions] = {
-    "start_to_close_timeout": timedelta(minutes=10),
+    "start_to_close_timeout": timedelta(minutes=20),
     "heartbeat_timeout": timedelta(seconds=15),
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60), maximum_attempts=30
     ),
 }
-"""A call to a model provider: about half an hour of outage is ridden out, then the job fails and can be retried."""
+"""A call to a model provider, after a wait for a slot among the calls of its job.
+
+About half an hour of outage is ridden out, then the job fails and can be retried.
+"""
 
 COMPUTE: Final[ActivityOptions] = {
     "start_to_close_timeout": timedelta(minutes=10),
@@ -47,3 +50,36 @@ COMPUTE: Final[ActivityOptions] = {
     ),
 }
 """Work on our own data: parsing, rendering, storing."""
+
+FLUSH: Final[ActivityOptions] = {
+    "start_to_close_timeout": timedelta(minutes=5),
+    "heartbeat_timeout": timedelta(seconds=10),
+    "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=20)),
+}
+"""Bringing acknowledged records home, which must not be given up: retried for as long as it takes."""
+TURN: Final[ActivityOptions] = {
+    "start_to_close_timeout": timedelta(minutes=1),
+    "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
+}
+"""Waiting for one's turn: tried again for as long as it takes."""
+
+SEND: Final[ActivityOptions] = {
+    "start_to_close_timeout": timedelta(seconds=90),
+    "heartbeat_timeout": timedelta(seconds=10),
+    "retry_policy": RetryPolicy(maximum_interval=timedelta(seconds=1), maximum_attempts=1),
+}
+"""A call that cannot be taken back: one attempt. What became of it, where nobody says, is found out by looking."""
+
+LOOK: Final[ActivityOptions] = {
+    "start_to_close_timeout": timedelta(minutes=1),
+    "retry_policy": RetryPolicy(maximum_interval=timedelta(seconds=1), maximum_attempts=1),
+}
+"""A look at an outside system. One that fails has seen nothing, and the next one follows by itself."""
+
+REPEATABLE: Final[ActivityOptions] = {
+    "start_to_close_timeout": timedelta(minutes=1),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=60
+    ),
+}
+"""A change of an outside system that may be made again: pinning, deleting, editing. About an hour of outage."""

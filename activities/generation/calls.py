@@ -7,14 +7,14 @@ from typing import Final
 
 import structlog
 
+from activities.generation.slots import CallSlots
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
 from domain.errors import BudgetExceeded, Outcome, ProviderError
 from domain.generation import Completion, CompletionRequest, LanguageModel, TokenUsage
 from domain.jobs import JobRef
-from repositories.generation import SENDING, CallLedger, CallReader
-from repositories.steps import StepResultRepository
+from repositories.generation import SENDING, CallDesk, CallLedger, NewCall
 
 _log = structlog.get_logger(__name__)
 
@@ -33,28 +33,32 @@ class PaidCalls:
         database: Database,
         keeper: StepKeeper,
         metrics: WorkerMetrics,
+        slots: CallSlots,
         *,
         look_pauses_seconds: Sequence[float] = _LOOK_PAUSES_SECONDS,
     ) -> None:
         self._database = database
         self._keeper = keeper
-        self._reader = CallReader(database)
+        self._desk = CallDesk(database)
         self._metrics = metrics
+        self._slots = slots
         self._look_pauses_seconds = look_pauses_seconds
 
     async def complete(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
         """The answer to the request, paid for once. Raises ProviderError, BudgetExceeded and PriceUnknown."""
-        before = await self._reader.get_before(job, request.op)
+        before = await self._desk.get_before(job, request.op)
         if before.state == Outcome.DONE:
             kept = await self._keeper.recall(job, _part(request), request.op)
             if kept is not None:
                 return Completion.model_validate(kept)
         found = await self._look(model, request) if before.state in {SENDING, Outcome.UNKNOWN} else None
         if found is None:
-            if not await self._reserve(job, step, model, request, budgeted=before.budget_usd is not None):
-                # Another attempt, on its way out, has just brought the answer home.
-                return await self.complete(job, step, model, request)
-            found = await self._send(job, model, request)
+            async with self._slots.of(job):
+                if await self._reserve(job, step, model, request, budgeted=before.budget_usd is not None):
+                    found = await self._send(job, model, request)
+        if found is None:
+            # Another attempt, on its way out, has just brought the answer home.
+            return await self.complete(job, step, model, request)
         await self._settle(job, model, request, found)
         return found
 
@@ -83,16 +87,15 @@ class PaidCalls:
         self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest, *, budgeted: bool
     ) -> bool:
         worst = worst_case_usd(model, request)
+        call = NewCall(op=request.op, step=step, provider=model.name, model=request.model, reserved_usd=worst)
+        # A budget never changes. Only where there is one do reservations have to wait for each other.
+        if not budgeted:
+            return await self._desk.reserve(job, call)
         async with self._database.tenant(job.tenant_id) as connection:
             ledger = CallLedger(connection)
-            # A budget never changes. Only where there is one do reservations have to wait for each other.
-            budget = await ledger.lock_budget(job) if budgeted else None
-            if not await ledger.reserve(
-                job, op=request.op, step=step, provider=model.name, model=request.model, reserved_usd=worst
-            ):
+            budget = await ledger.lock_budget(job)
+            if not await ledger.reserve(job, call):
                 return False
-            if budget is None:
-                return True
             committed = await ledger.get_committed_usd(job)
             if committed > budget:
                 # Leaving by exception takes the reservation back: the call is not made.
@@ -106,15 +109,10 @@ class PaidCalls:
         self, job: JobRef, model: LanguageModel, request: CompletionRequest, completion: Completion
     ) -> None:
         cost = model.price(request.model).of(completion.usage)
-        async with self._database.tenant(job.tenant_id) as connection:
-            kept = await StepResultRepository(connection).add(
-                job, _part(request), request.op, completion.model_dump(mode="json")
-            )
-            ledger = CallLedger(connection)
-            if kept:
-                await ledger.settle(job, op=request.op, usage=completion.usage, cost_usd=cost)
-            else:
-                await ledger.settle_again(job, op=request.op, cost_usd=cost)
+        answer = completion.model_dump(mode="json")
+        await self._desk.settle(
+            job, op=request.op, part=_part(request), answer=answer, usage=completion.usage, cost_usd=cost
+        )
         self._count(model.name, request.model, completion.usage, cost)
 
     def _count(self, provider: str, model: str, usage: TokenUsage, cost: Decimal) -> None:

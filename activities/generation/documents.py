@@ -18,12 +18,12 @@ from repositories.jobs import JobRepository
 
 DocumentT = TypeVar("DocumentT", bound=Frozen)
 
-_CACHED_DOCUMENTS: Final = 64
+_CACHED_DOCUMENTS: Final = 256
 _JSON: Final = "application/json"
 
 
 class DocumentStore:
-    """Artifacts of jobs as typed documents. What is stored never changes, so what was read is kept for a while."""
+    """Artifacts of jobs as typed documents. What is stored never changes, so it is kept at hand for a while."""
 
     def __init__(self, database: Database, store: ArtifactStore) -> None:
         self._database = database
@@ -57,7 +57,9 @@ class DocumentStore:
 
     async def store(self, job: JobRef, name: str, body: Frozen, role: ArtifactRole) -> Artifact:
         """Put a document into the store; it has no name in the database before ``add``."""
-        return await self.store_bytes(job, name, _JSON, body.model_dump_json(indent=1).encode(), role)
+        artifact = await self.store_bytes(job, name, _JSON, body.model_dump_json(indent=1).encode(), role)
+        self._remember((job.tenant_id, artifact.id), body)
+        return artifact
 
     async def store_bytes(self, job: JobRef, name: str, media_type: str, body: bytes, role: ArtifactRole) -> Artifact:
         """Put bytes into the store; they have no name in the database before ``add``."""

@@ -1,9 +1,9 @@
 """The steps of a course job: sources, outline, lessons, export."""
 
 import asyncio
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -43,7 +43,7 @@ from prompts import course_lesson, course_outline
 from rendering.exports import RenderedFile
 from rendering.sources import SourceText, build_corpus, decode_source
 from repositories.jobs import JobRepository
-from repositories.steps import StepResultRepository
+from repositories.steps import FinishedPart, StepResultRepository
 
 _READS_AT_ONCE: Final = 16
 
@@ -138,13 +138,13 @@ class GenerationActivities:
         writer: StructuredWriter,
         models: Iterable[LanguageModel],
         *,
-        fan_out: int,
+        lessons_at_once: int,
     ) -> None:
         self._keeper = keeper
         self._documents = documents
         self._writer = writer
         self._models = {model.name: model for model in models}
-        self._fan_out = fan_out
+        self._lessons_at_once = lessons_at_once
 
     @activity.defn(name="prepare_sources")
     async def prepare_sources(self, step: CourseStepInput) -> UUID:
@@ -181,7 +181,7 @@ class GenerationActivities:
             return WriteOutlineResult(
                 outline_id=outline_id,
                 lessons=tuple(len(module.lessons) for module in outline.modules),
-                fan_out=self._fan_out,
+                fan_out=self._lessons_at_once,
             )
 
     @activity.defn(name="write_lesson")
@@ -215,7 +215,7 @@ class GenerationActivities:
             wanted = await self._documents.read_input(job)
             course = await self._assemble(step, wanted)
             files = await asyncio.to_thread(render_all, course, wanted)
-            artifacts = [await self._store_file(job, file) for file in files]
+            artifacts = await asyncio.gather(*(self._store_file(job, file) for file in files))
             result = course_result(course, artifacts)
             async with self._keeper.effect(job) as connection:
                 earlier = await StepResultRepository(connection).get_or_none(job, EXPORT_STEP, digest)
@@ -292,14 +292,12 @@ class GenerationActivities:
         artifact = await self._documents.store(job, made.name, made.body, made.role)
         result = {"artifact_id": str(artifact.id), "status": made.data.get("content", ContentStatus.READY)}
         shown = {"artifact_id": str(artifact.id)} if made.role is ArtifactRole.PARTIAL else {}
-        async with self._keeper.effect(job) as connection:
-            first = await self._keeper.finish_part(
-                connection, job, step=part.step, part=part.name, digest=part.digest, result=result,
-                event=made.event, data={**made.data, **shown},
-            )  # fmt: skip
-            if first:
-                await self._documents.add(connection, artifact)
-                return artifact.id
+        finished = FinishedPart(
+            step=part.step, part=part.name, digest=part.digest, result=result,
+            event=made.event, data={**made.data, **shown}, artifact=artifact,
+        )  # fmt: skip
+        if await self._keeper.finish_artifact(job, finished):
+            return artifact.id
         earlier = await self._keeper.recall(job, part.name, part.digest)
         assert earlier is not None
         return UUID(earlier["artifact_id"])
@@ -316,6 +314,7 @@ class GenerationActivities:
             Module(index=index, title=module.title, summary=module.summary, lessons=lessons[index])
             for index, module in enumerate(kept.outline.modules)
         )
+        origins = [kept.provenance, *(lesson.provenance for module in lessons for lesson in module)]
         return Course(
             id=job.job_id,
             title=kept.outline.title,
@@ -327,7 +326,8 @@ class GenerationActivities:
             modules=modules,
             sources=tuple(dict.fromkeys(section.source for section in corpus.sections)),
             outline_provenance=kept.provenance,
-            generated_at=datetime.now(UTC),
+            # And not now: another attempt at the export makes the same bytes.
+            generated_at=max(origin.generated_at for origin in origins),
         )
 
     async def _read_lessons(self, step: ExportCourseInput, outline: CourseOutline) -> list[tuple[Lesson, ...]]:
@@ -340,10 +340,11 @@ class GenerationActivities:
                 found = kept[lesson_part(module, lesson)]
                 return await self._documents.read(step.job, UUID(found["artifact_id"]), Lesson)
 
-        return [
-            tuple(await asyncio.gather(*(read(index, lesson) for lesson in range(len(module.lessons)))))
-            for index, module in enumerate(outline.modules)
+        lessons = [
+            (index, lesson) for index, module in enumerate(outline.modules) for lesson in range(len(module.lessons))
         ]
+        found = iter(await asyncio.gather(*(read(*place) for place in lessons)))
+        return [tuple(itertools.islice(found, len(module.lessons))) for module in outline.modules]
 
 
 def lesson_digest(step: WriteLessonInput, module: int, lesson: int) -> str:

@@ -28,7 +28,7 @@ from domain.model import Frozen
 from domain.structured import AnswerFault, strict_schema, validate_answer
 from prompts import repair
 from prompts.prompt import Prompt
-from repositories.generation import CallReader, ResponseCache
+from repositories.generation import ResponseCache
 
 AnswerT = TypeVar("AnswerT", bound=Frozen)
 Rule = Callable[[Any], Sequence[tuple[str, str]]]
@@ -71,8 +71,7 @@ class StructuredWriter:
     """Turns wishes into validated content."""
 
     def __init__(self, database: Database, calls: PaidCalls, *, cache_for: timedelta) -> None:
-        self._database = database
-        self._reader = CallReader(database)
+        self._cache = ResponseCache(database)
         self._calls = calls
         self._cache_for = cache_for
 
@@ -100,7 +99,7 @@ class StructuredWriter:
     async def _from_cache(
         self, job: JobRef, key: str, provider: str, request: CompletionRequest, wish: Wish[AnswerT]
     ) -> Written[AnswerT] | None:
-        kept = await self._reader.get_cached_or_none(job, key)
+        kept = await self._cache.get_or_none(job, key)
         content = None if kept is None else _still_good(kept, wish)
         if content is None:
             return None
@@ -108,8 +107,7 @@ class StructuredWriter:
         return Written(ContentStatus.READY, content, None, nothing)
 
     async def _keep(self, job: JobRef, key: str, content: Frozen) -> None:
-        async with self._database.tenant(job.tenant_id) as connection:
-            await ResponseCache(connection).put(job, key, content.model_dump(mode="json"), keep=self._cache_for)
+        await self._cache.put(job, key, content.model_dump(mode="json"), keep=self._cache_for)
 
 
 @functools.cache

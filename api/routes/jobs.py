@@ -12,7 +12,7 @@ from api.idempotency import key_of_item, parse_key
 from api.pages import cursor_of, id_of, label_filters
 from api.polling import Polled, poll_job
 from api.routing import TAKES_LABELS, ApiRoute, Call, Needs, problems
-from api.schemas import Decision, JobBatchCreate, JobBatchDocument, JobCreate, JobDocument, JobPage, Moment
+from api.schemas import Approval, Decision, JobBatchCreate, JobBatchDocument, JobCreate, JobDocument, JobPage, Moment
 from api.wishes import read_wish, wish_of
 from domain.errors import LonghaulError, NotFinished, StateError
 from domain.jobs import TERMINAL, JobAction, JobStatus
@@ -57,7 +57,7 @@ async def get_job(call: Reader, job_id: JobID, if_none_match: IfNoneMatch = None
 )
 async def start_job(call: Writer, body: JobCreate, idempotency_key: IdempotencyKey = None) -> Response:
     """Write a job down and start it; the answer is given once the job cannot be lost any more."""
-    started = await call.services.jobs.start(call.tenant_id, wish_of(body, call), key=parse_key(idempotency_key))
+    started = await call.services.jobs.start(call.tenant_id, await wish_of(body, call), key=parse_key(idempotency_key))
     return _accepted(call, started.document, replayed=started.replayed)
 
 
@@ -133,9 +133,10 @@ async def retry_job(call: Writer, job_id: JobID) -> Response:
 
 
 @router.post("/jobs/{job_id}/approve", status_code=202, response_model=JobDocument, responses=problems(404, 409))
-async def approve_job(call: Writer, job_id: JobID, body: Decision | None = None) -> Response:
-    """Say yes to what waits for approval."""
-    return await _act(call, job_id, JobAction.APPROVE, comment=body.comment if body else None)
+async def approve_job(call: Writer, job_id: JobID, body: Approval | None = None) -> Response:
+    """Say yes to what waits for approval: to what it is now or, where its digest is given, to that and nothing else."""
+    said = body or Approval()
+    return await _act(call, job_id, JobAction.APPROVE, comment=said.comment, seen=said.content_sha256)
 
 
 @router.post("/jobs/{job_id}/reject", status_code=202, response_model=JobDocument, responses=problems(404, 409))
@@ -171,13 +172,15 @@ def _polled(polled: Polled) -> Response:
     return Response(polled.body, headers=headers, media_type=_JSON)
 
 
-async def _act(call: Call, job_id: UUID, action: JobAction, *, comment: str | None = None) -> Response:
-    return _accepted(call, await call.services.jobs.act(call.tenant_id, job_id, action, comment=comment))
+async def _act(
+    call: Call, job_id: UUID, action: JobAction, *, comment: str | None = None, seen: str | None = None
+) -> Response:
+    return _accepted(call, await call.services.jobs.act(call.tenant_id, job_id, action, comment=comment, seen=seen))
 
 
 async def _start_item(call: Call, raw: Any, *, key: str | None) -> dict[str, Any]:
     try:
-        started = await call.services.jobs.start(call.tenant_id, wish_of(read_wish(raw), call), key=key)
+        started = await call.services.jobs.start(call.tenant_id, await wish_of(read_wish(raw), call), key=key)
     except LonghaulError as fault:
         problem = problem_of(fault)
         document = problem.document(instance=call.request.url.path, request_id=call.request_id)

@@ -3,12 +3,9 @@
 import asyncio
 import json
 import socket
-import struct
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +17,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from domain.model import Frozen
 from gateways.standin_openai import wire
@@ -37,6 +32,7 @@ from gateways.standin_openai.script import (
     SlowBytes,
     Status429,
 )
+from gateways.unruly import Reset, Silence, UnrulyProtocol, UnrulyServer, transport_of
 
 MODELS: Final = ("gpt-x", "gpt-x-mini", "gpt-x-2026-01-01")
 _DEFAULT_PAGE: Final = 20
@@ -114,66 +110,10 @@ class _State:
 # --- sockets that misbehave -------------------------------------------------------------------------
 
 
-class _Protocol(H11Protocol):
-    """Hands the transport to the application, which has to be able to break it."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # uvicorn copies this mapping into the scope of each request.
-        self.app_state = {**self.app_state, "transport": transport}
-        super().connection_made(transport)
-
-
-def _transport(scope: Mapping[str, Any]) -> asyncio.Transport:
-    transport = scope["state"]["transport"]
-    assert isinstance(transport, asyncio.Transport)
-    return transport
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-class _Reset(Response):
-    """Breaks the connection with RST in place of an answer."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        transport = _transport(scope)
-        connection = transport.get_extra_info("socket")
-        if connection is not None:
-            # Zero linger: closing discards what is unsent and sends RST instead of FIN.
-            linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        transport.abort()
-        await _disconnected(receive)
-
-
-class _Silence(Response):
-    """Never answers; ends when the caller leaves or the stand-in closes."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        await _disconnected(receive)
-
-
 async def _dribble(body: bytes, action: SlowBytes) -> AsyncIterator[bytes]:
     for start in range(0, len(body), action.size):
         yield body[start : start + action.size]
         await asyncio.sleep(action.interval)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its grip on the signals of the host process."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
 
 
 # --- the stand-in -----------------------------------------------------------------------------------
@@ -208,7 +148,7 @@ class StandInOpenAI:
         self._state = _State(Script(self._faults, seed=seed))
         self._changed = asyncio.Event()
         self._work: set[asyncio.Task[Response]] = set()
-        self._server: _Server | None = None
+        self._server: UnrulyServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
     # --- life ---
@@ -219,7 +159,7 @@ class StandInOpenAI:
         self._address = listener.getsockname()[:2]
         config = uvicorn.Config(
             self._app(),
-            http=_Protocol,
+            http=UnrulyProtocol,
             ws="none",
             lifespan="off",
             loop="asyncio",
@@ -228,7 +168,7 @@ class StandInOpenAI:
             timeout_keep_alive=75,  # longer than clients keep idle connections, so that no fault is unscripted
             timeout_graceful_shutdown=2,
         )
-        self._server = _Server(config)
+        self._server = UnrulyServer(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         up = asyncio.create_task(self._server.up.wait())
         await asyncio.wait({up, self._serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -360,7 +300,7 @@ class StandInOpenAI:
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         await asyncio.wait({task})
-        return _Silence() if task.cancelled() else task.result()
+        return Silence() if task.cancelled() else task.result()
 
     async def _do_work(
         self, request: Request, chat: wire.ChatRequest, action: Action | None, record: CallRecord, state: _State
@@ -410,7 +350,7 @@ class StandInOpenAI:
             prompt_tokens=used["prompt_tokens"],
             cached_tokens=used["prompt_tokens_details"]["cached_tokens"],
             completion_tokens=used["completion_tokens"],
-            client_gone=_transport(request.scope).is_closing(),
+            client_gone=transport_of(request.scope).is_closing(),
         )
         return completion
 
@@ -515,9 +455,9 @@ def _error_response(_: Request, exc: Exception, *, request_id: str = "req_get") 
 def _unworked(request: Request, action: Action, request_id: str) -> Response:
     """The answers for which no work is begun."""
     if action.kind == "reset":
-        return _Reset()
+        return Reset()
     if action.kind == "hang":
-        return _Silence()
+        return Silence()
     if action.kind == "error_in_200":
         return JSONResponse(wire.server_error().document, headers=_headers(request_id))
     if isinstance(action, Status429):
@@ -542,9 +482,9 @@ def _delivery(completion: dict[str, Any], action: Action | None, headers: dict[s
     """The answers that come after the work was done, good and bad."""
     kind = action.kind if action is not None else None
     if kind == "reset_after":
-        return _Reset()
+        return Reset()
     if kind == "hang":
-        return _Silence()
+        return Silence()
     if kind == "status_500_after":
         return JSONResponse(wire.server_error().document, status_code=500, headers=headers)
     body = json.dumps(completion, ensure_ascii=False).encode()

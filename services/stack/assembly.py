@@ -76,6 +76,8 @@ class EmbeddedStack:
         settings = self.settings
         environment = {**os.environ, "DATABASE_URL": database_url, "DATABASE_MIGRATION_URL": migration_url}
         environment["LONGHAUL_DATA_DIR"] = str(settings.data_dir.resolve())
+        # The sandbox loads its module anew for every workflow: let it be from bytecode and not from source.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         if settings.standin_openai:
             environment["LONGHAUL_OPENAI_BASE_URL"] = f"http://127.0.0.1:{settings.standin_openai_port}/v1"
             environment["LONGHAUL_OPENAI_API_KEY"] = STANDIN_KEY
@@ -83,7 +85,10 @@ class EmbeddedStack:
             self._child("api", ["-m", "api"], environment, settings.api_port, "LONGHAUL_API_PORT"),
             self._child("worker", ["worker.py"], environment, settings.worker_port, "LONGHAUL_WORKER_PORT"),
         ]
-        return [*([self._standin()] if settings.standin_openai else []), *processes]
+        stand_ins = [self._standin()] if settings.standin_openai else []
+        if settings.telegram_base_url is None and not settings.production:
+            stand_ins.append(self._standin_telegram())
+        return [*stand_ins, *processes]
 
     def _standin(self) -> ChildProcess:
         settings = self.settings
@@ -94,6 +99,11 @@ class EmbeddedStack:
         return self._child(
             "standin", arguments, dict(os.environ), settings.standin_openai_port, "LONGHAUL_STANDIN_OPENAI_PORT"
         )
+
+    def _standin_telegram(self) -> ChildProcess:
+        port = int(self.settings.standin_telegram_url.rpartition(":")[2])
+        arguments = ["-m", "gateways.standin_telegram", "--port", str(port), "--limits"]
+        return self._child("telegram", arguments, dict(os.environ), port, "LONGHAUL_STANDIN_TELEGRAM_PORT")
 
     def _child(
         self, name: str, arguments: Sequence[str], environment: dict[str, str], port: int, setting: str

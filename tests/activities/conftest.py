@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from activities.generation.calls import PaidCalls
+from activities.generation.slots import CallSlots
 from activities.steps import StepKeeper
 from core.database import Database
 from core.http import HttpTimeouts, create_http_client
@@ -59,4 +60,4 @@ def model(http: httpx.AsyncClient, server: StandInOpenAI) -> OpenAILanguageModel
 def calls(database: Database) -> PaidCalls:
     """Paid calls that look again without a pause."""
     metrics = WorkerMetrics(CollectorRegistry())
-    return PaidCalls(database, StepKeeper(database), metrics, look_pauses_seconds=(0.0, 0.0, 0.0))
+    return PaidCalls(database, StepKeeper(database), metrics, CallSlots(20), look_pauses_seconds=(0.0, 0.0, 0.0))

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from activities.generation.calls import PaidCalls, worst_case_usd
+from activities.generation.slots import CallSlots
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
@@ -33,7 +34,7 @@ from domain.structured import strict_schema
 from gateways.openai import OpenAILanguageModel
 from gateways.standin_openai import Match, Rule, StandInOpenAI
 from gateways.standin_openai.script import Delay, Status429
-from repositories.generation import CallLedger
+from repositories.generation import CallLedger, NewCall
 from tests.support.job_rows import add_running_job, call_rows, finish_job, next_attempt, result_parts
 
 PRICE = Price(input_usd=Decimal(2), cached_input_usd=Decimal(1), output_usd=Decimal(8))
@@ -110,9 +111,8 @@ async def reserve(database: Database, job: JobRef, model: LanguageModel, wanted:
     """What is on record when a worker dies between its reservation and the wire; the amount."""
     worst = worst_case_usd(model, wanted)
     async with database.tenant(job.tenant_id) as connection:
-        await CallLedger(connection).reserve(
-            job, op=wanted.op, step="lesson", provider=model.name, model=wanted.model, reserved_usd=worst
-        )
+        call = NewCall(op=wanted.op, step="lesson", provider=model.name, model=wanted.model, reserved_usd=worst)
+        await CallLedger(connection).reserve(job, call)
     return worst
 
 
@@ -178,7 +178,11 @@ class TestOnce:
         """The provider is slower than our patience, not than our second look."""
         server.play(Rule(action=Delay(seconds=1.5), times=1))
         patient = PaidCalls(
-            database, StepKeeper(database), WorkerMetrics(CollectorRegistry()), look_pauses_seconds=(0.0, 1.2)
+            database,
+            StepKeeper(database),
+            WorkerMetrics(CollectorRegistry()),
+            CallSlots(20),
+            look_pauses_seconds=(0.0, 1.2),
         )
         with pytest.raises(ProviderError, match="ReadTimeout"):
             await patient.complete(job, "lesson", model, request())
@@ -419,3 +423,35 @@ class TestWorstCase:
         scripted = ScriptedModel(answer=answer)
         usage = TokenUsage(input_tokens=len(prompt), output_tokens=4_000)
         assert worst_case_usd(scripted, request(prompt=prompt)) >= PRICE.of(usage)
+
+
+class TestSlots:
+    async def test_no_more_calls_of_a_job_are_out_than_it_may(
+        self, database: Database, job: JobRef, model: OpenAILanguageModel, server: StandInOpenAI
+    ) -> None:
+        """The others wait before they are reserved: whoever dies waiting has spent nothing."""
+        server.play(Rule(action=Delay(seconds=0.3)))
+        few = PaidCalls(database, StepKeeper(database), WorkerMetrics(CollectorRegistry()), CallSlots(3))
+        ops = [f"op-{n}" for n in range(7)]
+        asked = {op: asyncio.create_task(few.complete(job, "lesson", model, request(op))) for op in ops}
+        await server.until(lambda stats: stats["in_flight"] == 3)
+        out = {row.op for row in await call_rows(database, job)}
+        assert len(out) == 3
+        next(task for op, task in asked.items() if op not in out).cancel()
+        ends = await asyncio.gather(*asked.values(), return_exceptions=True)
+        assert sum(isinstance(end, Completion) for end in ends) == 6
+        assert server.stats["concurrency_high_water"] == 3
+        assert len(await call_rows(database, job)) == 6
+
+    async def test_jobs_do_not_wait_for_each_other(
+        self, database: Database, tenant_id: UUID, model: OpenAILanguageModel, server: StandInOpenAI
+    ) -> None:
+        server.play(Rule(action=Delay(seconds=0.3)))
+        few = PaidCalls(database, StepKeeper(database), WorkerMetrics(CollectorRegistry()), CallSlots(1))
+        jobs = [await add_running_job(database, tenant_id) for _ in range(3)]
+        await asyncio.gather(*(few.complete(job, "lesson", model, request()) for job in jobs))
+        assert server.stats["concurrency_high_water"] == 3
+
+    @pytest.mark.parametrize(("calls_at_once", "parts_at_once"), [(1, 2), (2, 3), (20, 30)])
+    def test_more_parts_are_in_progress_than_calls(self, calls_at_once: int, parts_at_once: int) -> None:
+        assert CallSlots(calls_at_once).parts_at_once == parts_at_once

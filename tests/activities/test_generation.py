@@ -51,7 +51,9 @@ def model() -> HeldModel:
 def course(database: Database, store: ArtifactStore, calls: PaidCalls, model: HeldModel) -> GenerationActivities:
     """The activities without a cache."""
     writer = StructuredWriter(database, calls, cache_for=timedelta(0))
-    return GenerationActivities(StepKeeper(database), DocumentStore(database, store), writer, [model], fan_out=2)
+    return GenerationActivities(
+        StepKeeper(database), DocumentStore(database, store), writer, [model], lessons_at_once=2
+    )
 
 
 @pytest.fixture

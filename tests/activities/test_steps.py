@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import pytest
@@ -14,8 +14,11 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.steps import StepKeeper, input_hash
 from core.database import Database
+from core.ids import new_id
+from domain.artifacts import Artifact, ArtifactRole
 from domain.errors import BudgetExceeded, DatabaseUnavailable, Outcome, ProviderError, Superseded
 from domain.jobs import JobRef, StepPlan
+from repositories.steps import FinishedPart
 from tests.support.job_rows import (
     add_running_job,
     event_rows,
@@ -51,10 +54,15 @@ async def run(
     step: str = "sources",
     attempt: int = 1,
     policy: RetryPolicy | None = MODEL_CALL["retry_policy"],
+    workflow_id: str | None = None,
+    run_id: str = "run",
 ) -> None:
-    """One attempt at a step, as an activity of Temporal's."""
+    """One attempt at a step, as an activity of the run that the job's row knows, unless others are named."""
     environment = ActivityEnvironment()
-    environment.info = replace(ActivityEnvironment.default_info(), attempt=attempt, retry_policy=policy)
+    environment.info = replace(
+        ActivityEnvironment.default_info(), attempt=attempt, retry_policy=policy,
+        workflow_id=workflow_id or job.workflow_id, workflow_run_id=run_id,
+    )  # fmt: skip
 
     async def act() -> None:
         async with keeper.attempt(job, step):
@@ -84,12 +92,41 @@ def slow_down(seconds: float | None = None) -> ProviderError:
     )
 
 
-async def finish(keeper: StepKeeper, job: JobRef, *, step: str, part: str, result: dict[str, Any]) -> None:
-    """One part is done."""
+class Finish(Protocol):
+    """A way in which a part is done."""
+
+    async def __call__(self, keeper: StepKeeper, job: JobRef, *, step: str, part: str, result: dict[str, Any]) -> bool:
+        """Whether this run of the part was the first."""
+        ...
+
+
+async def finish_with_effect(keeper: StepKeeper, job: JobRef, *, step: str, part: str, result: dict[str, Any]) -> bool:
+    """A transaction of several statements."""
     async with keeper.effect(job) as connection:
-        await keeper.finish_part(
+        return await keeper.finish_part(
             connection, job, step=step, part=part, digest=DIGEST, result=result, event="part.done", data={"part": part}
         )
+
+
+async def finish_with_artifact(
+    keeper: StepKeeper, job: JobRef, *, step: str, part: str, result: dict[str, Any]
+) -> bool:
+    """A single round trip, for a part that makes one artifact."""
+    artifact = Artifact(
+        id=new_id(), tenant_id=job.tenant_id, job_id=job.job_id, name=f"{part}.json", media_type="application/json",
+        bytes=2, sha256="0" * 64, role=ArtifactRole.PARTIAL,
+    )  # fmt: skip
+    finished = FinishedPart(
+        step=step, part=part, digest=DIGEST, result=result, event="part.done", data={"part": part}, artifact=artifact
+    )
+    return await keeper.finish_artifact(job, finished)
+
+
+@pytest.fixture(params=[finish_with_effect, finish_with_artifact])
+def finish(request: pytest.FixtureRequest) -> Finish:
+    """Both ways to finish a part: what holds for the one holds for the other."""
+    chosen: Finish = request.param
+    return chosen
 
 
 class TestAttempt:
@@ -117,7 +154,7 @@ class TestAttempt:
         assert (await job_row(database, job)).waiting_on is None
 
     async def test_a_run_repeated_after_the_end_does_not_reopen_the_step(
-        self, keeper: StepKeeper, job: JobRef, database: Database
+        self, keeper: StepKeeper, job: JobRef, database: Database, finish: Finish
     ) -> None:
         """A worker that dies between its commit and its report is run again, and finds that all is done."""
         await finish(keeper, job, step="sources", part="sources", result={})
@@ -149,8 +186,20 @@ class TestFence:
         assert await event_rows(database, job) == before
         assert (await step_rows(database, job))["sources"].status == "queued"
 
+    @pytest.mark.parametrize("workflow_id", [None, "a module of the course"])
+    async def test_a_run_that_an_operator_has_reset_waits_for_the_job(
+        self, keeper: StepKeeper, job: JobRef, database: Database, workflow_id: str | None
+    ) -> None:
+        """The job is finished by an earlier run; for about a minute there is hope that it is opened again."""
+        await finish_job(database, job)
+        for attempt, code in ((1, "E.JOB.NOT_REOPENED"), (30, "E.JOB.NOT_REOPENED"), (31, "E.JOB.SUPERSEDED")):
+            with pytest.raises(ApplicationError) as caught:
+                await run(keeper, job, nothing, attempt=attempt, workflow_id=workflow_id, run_id="a later one")
+            assert (caught.value.type, caught.value.non_retryable) == (code, code == "E.JOB.SUPERSEDED")
+        assert (await step_rows(database, job))["sources"].last_error is None
+
     async def test_an_effect_is_dropped_when_the_job_moved_on_during_the_work(
-        self, keeper: StepKeeper, job: JobRef, database: Database
+        self, keeper: StepKeeper, job: JobRef, database: Database, finish: Finish
     ) -> None:
         """A zombie may compute, but not write; nor does it report its trouble."""
 
@@ -191,14 +240,18 @@ class TestFence:
 
 
 class TestResults:
-    async def test_a_result_is_recalled_by_part_and_digest(self, keeper: StepKeeper, job: JobRef) -> None:
+    async def test_a_result_is_recalled_by_part_and_digest(
+        self, keeper: StepKeeper, job: JobRef, finish: Finish
+    ) -> None:
         """What was made from something else is another thing."""
         await finish(keeper, job, step="module-1", part="lesson-1.1", result={"artifact_id": "a"})
         assert await keeper.recall(job, "lesson-1.1", DIGEST) == {"artifact_id": "a"}
         assert await keeper.recall(job, "lesson-1.2", DIGEST) is None
         assert await keeper.recall(job, "lesson-1.1", input_hash("something else")) is None
 
-    async def test_parts_advance_step_and_job(self, keeper: StepKeeper, job: JobRef, database: Database) -> None:
+    async def test_parts_advance_step_and_job(
+        self, keeper: StepKeeper, job: JobRef, database: Database, finish: Finish
+    ) -> None:
         """The last part completes the step; the job's progress is what was done by weight, and at most all of it."""
         progress = []
         for number in range(3):
@@ -209,7 +262,9 @@ class TestResults:
         assert progress == [0.333, 0.667, 1.0]
         assert (await step_rows(database, job))["module-1"].finished_at is not None
 
-    async def test_two_runs_at_once_keep_one_result(self, keeper: StepKeeper, job: JobRef, database: Database) -> None:
+    async def test_two_runs_at_once_keep_one_result(
+        self, keeper: StepKeeper, job: JobRef, database: Database, finish: Finish
+    ) -> None:
         """The first stands; the second advances nothing and tells nobody."""
         await asyncio.gather(
             *(finish(keeper, job, step="module-1", part="lesson-1.1", result={"run": run}) for run in range(5))
@@ -218,7 +273,9 @@ class TestResults:
         assert (await step_rows(database, job))["module-1"].done == 1
         assert [event.type for event in await event_rows(database, job)].count("part.done") == 1
 
-    async def test_events_are_numbered_without_a_gap(self, keeper: StepKeeper, job: JobRef, database: Database) -> None:
+    async def test_events_are_numbered_without_a_gap(
+        self, keeper: StepKeeper, job: JobRef, database: Database, finish: Finish
+    ) -> None:
         """Also when many parts end at once; the last number is the job's version."""
         await asyncio.gather(
             *(finish(keeper, job, step="module-1", part=f"lesson-1.{number}", result={}) for number in range(20)),
@@ -300,7 +357,7 @@ class TestTrouble:
         assert step.next_retry_at is not None
 
     async def test_a_step_that_recovers_forgets_its_trouble(
-        self, keeper: StepKeeper, job: JobRef, database: Database
+        self, keeper: StepKeeper, job: JobRef, database: Database, finish: Finish
     ) -> None:
         """The next finished part clears error and waiting."""
         with pytest.raises(ApplicationError):

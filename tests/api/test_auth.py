@@ -17,9 +17,18 @@ from services.tenants import Scope, TenantService
 from tests.api.conftest import MakeFront, MakeSettings, running
 from tests.api.support import NOOP, Front, client_of, problem_of
 from tests.support.job_rows import add_running_job
+from tests.support.saving import bring_home, dead_letters, message
 from tests.support.waiting import eventually
 
-_PUBLIC = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
+_PUBLIC = {
+    "/webhooks/telegram/{bot_id}",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+    "/docs/oauth2-redirect",
+}
 
 
 def calls(app: FastAPI) -> list[tuple[str, str]]:
@@ -161,13 +170,27 @@ class TestOtherTenants:
     async def test_every_id_of_somebody_else_is_404(
         self, app: FastAPI, front: Front, other: Front, database: Database
     ) -> None:
-        """Each route with an id in it, with the ids of another tenant's real job and artifact."""
+        """Each route with an id in it, with the ids of another tenant's real job, artifact and records."""
         job = await add_running_job(database, front.tenant_id)
         artifact = (await front.http.post("/artifacts", content=b"mine")).json()
-        with_id = [(method, path) for method, path in calls(app) if "{" in path and path not in _PUBLIC]
+        sent = [message(dialog_id="mine"), {}]
+        batch = (await front.http.post("/records/messages?on_error=continue", json=sent)).json()["batch_id"]
+        await bring_home(database, front.tenant_id)
+        [letter] = await dead_letters(database, front.tenant_id)
+        ids = {
+            "{job_id}": str(job.job_id), "{artifact_id}": artifact["id"], "{collection}": "messages",
+            "{batch_id}": batch, "{letter_id}": str(letter.id), "{dialog_id}": "mine",
+        }  # fmt: skip
+        with_id = [
+            (method, path)
+            for method, path in calls(app)
+            if "{" in path.replace("{collection}", "") and path not in _PUBLIC
+        ]
         assert len(with_id) >= 11
         for method, path in with_id:
-            url = path.replace("{job_id}", str(job.job_id)).replace("{artifact_id}", artifact["id"])
+            url = path
+            for name, value in ids.items():
+                url = url.replace(name, value)
             answer = await other.http.request(method, f"http://longhaul{url}")
             assert answer.status_code == 404, (method, path, answer.text)
             if method != "HEAD":

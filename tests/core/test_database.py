@@ -2,15 +2,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import func, insert, select, text
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.database import Database, create_database
+from core.database import Database, create_database, enter_tenant, on_each_statement
 from core.ids import new_id
 from domain.errors import DatabaseUnavailable
-from repositories.tables import TENANT_TABLES, artifacts, jobs
+from repositories.tables import TENANT_TABLES, artifacts, jobs, response_cache
 from services.stack.postgres import EmbeddedPostgres
 from tests.support.life import add_job, new_tenant, superuser
 from tests.support.waiting import eventually
@@ -135,6 +136,54 @@ class TestTenant:
         assert priority == 3
 
 
+_add_note = text("INSERT INTO response_cache VALUES (:tenant_id, :key, CAST(:answer AS jsonb), now())")
+_notes = select(response_cache.c.key).order_by(response_cache.c.key)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "traced"])
+def either(request: pytest.FixtureRequest, narrow: Database) -> Database:
+    """A database whose statements are watched, as by telemetry, or not: nobody else can tell."""
+    if request.param:
+        on_each_statement(narrow.engine, lambda *_: None, lambda *_: None)
+    return narrow
+
+
+class TestRun:
+    async def test_statements_are_one_transaction_in_order(self, either: Database, tenant_id: UUID) -> None:
+        notes = [{"tenant_id": tenant_id, "key": key, "answer": "{}"} for key in ("a", "b")]
+        added, found = await either.run(tenant_id, (_add_note, notes[0]), (_notes, {}))
+        assert (added, [row.key for row in found]) == ([], ["a"])
+        _, found = await either.run(tenant_id, (_add_note, notes[1]), (_notes, {}))
+        assert [row.key for row in found] == ["a", "b"]
+
+    async def test_nothing_is_done_where_one_fails(self, either: Database, tenant_id: UUID) -> None:
+        """And the connection is fit for the next one."""
+        note = {"tenant_id": tenant_id, "key": "a", "answer": "{}"}
+        with pytest.raises((psycopg.IntegrityError, IntegrityError)):
+            await either.run(tenant_id, (_add_note, note), (_add_note, note))
+        assert await either.run(tenant_id, (_notes, {})) == [[]]
+
+    async def test_sees_and_writes_its_own_rows_only(self, either: Database, database: Database) -> None:
+        owners = [await new_tenant(database) for _ in range(2)]
+        note = {"tenant_id": owners[0], "key": "a", "answer": "{}"}
+        await either.run(owners[0], (_add_note, note))
+        assert await either.run(owners[1], (_notes, {})) == [[]]
+        with pytest.raises((psycopg.errors.InsufficientPrivilege, ProgrammingError)):
+            await either.run(owners[1], (_add_note, note | {"key": "b"}))
+
+    async def test_nothing_is_left_on_the_connection(self, either: Database, tenant_id: UUID) -> None:
+        await either.run(tenant_id, (_notes, {}))
+        async with either.engine.connect() as connection:
+            left = await connection.execute(
+                text("SELECT current_user = session_user, current_setting('app.tenant_id', true)")
+            )
+            assert left.one() in ((True, ""), (True, None))
+
+    async def test_a_statement_that_takes_too_long(self, either: Database, tenant_id: UUID) -> None:
+        with pytest.raises(DatabaseUnavailable):
+            await either.run(tenant_id, (text("SELECT pg_sleep(:seconds)"), {"seconds": 30}))
+
+
 class TestLogin:
     @pytest.mark.parametrize("table", [table.name for table in TENANT_TABLES] + ["prompts", "workers", "installation"])
     async def test_has_no_rights_before_it_takes_a_role(self, database: Database, table: str) -> None:
@@ -180,6 +229,28 @@ class TestUnavailable:
         with pytest.raises(DatabaseUnavailable):
             async with narrow.tenant(tenant_id) as connection:
                 await connection.execute(text("SELECT pg_sleep(5)"))
+
+    async def test_a_server_that_takes_no_writes(self, narrow: Database, tenant_id: UUID) -> None:
+        """A standby after a failover, or a disk so full that somebody made it read-only: no fault of the caller."""
+        read_only, write = text("SET TRANSACTION READ ONLY"), text("DELETE FROM jobs")
+
+        async def as_a_tenant() -> None:
+            async with narrow.tenant(tenant_id) as connection:
+                await connection.execute(read_only)
+                await connection.execute(write)
+
+        async def on_the_driver() -> None:
+            async with narrow.driver() as driver:
+                await driver.execute("SET TRANSACTION READ ONLY")
+                await enter_tenant(driver, tenant_id)
+                await driver.execute("DELETE FROM jobs")
+
+        async def in_one_round_trip() -> None:
+            await narrow.run(tenant_id, (read_only, {}), (write, {}))
+
+        for way in (as_a_tenant, on_the_driver, in_one_round_trip):
+            with pytest.raises(DatabaseUnavailable, match="read-only"):
+                await way()
 
     async def test_a_lost_connection_is_replaced(
         self, narrow: Database, postgres: EmbeddedPostgres, tenant_id: UUID

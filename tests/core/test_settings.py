@@ -13,6 +13,7 @@ FIT = {
     "LONGHAUL_ARTIFACT_STORE_URL": "s3://bucket",
     "LONGHAUL_API_KEY_PEPPER": "a-pepper-of-forty-characters-0123456789ab",
     "LONGHAUL_PUBLIC_URL": "https://jobs.example.org",
+    "LONGHAUL_SEALING_KEYS": "YS1rZXktb2YtMzItYnl0ZXMtZm9yLXRlc3RzLW9ubHk=",
     "LONGHAUL_OPENAI_API_KEY": "openai-secret",
 }
 
@@ -169,6 +170,7 @@ class TestSecrets:
             "postgresql+psycopg://app:db-secret@db/longhaul",
             "postgresql+psycopg://owner:owner-secret@db/longhaul",
             "a-pepper-of-forty-characters-0123456789ab",
+            "YS1rZXktb2YtMzItYnl0ZXMtZm9yLXRlc3RzLW9ubHk=",
             "payload-secret",
             "openai-secret",
         }

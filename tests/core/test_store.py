@@ -4,6 +4,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from obstore.store import MemoryStore
 
 from core.ids import new_id
 from core.store import ArtifactStore, create_artifact_store
@@ -97,3 +98,23 @@ class TestStream:
     async def test_missing_bytes_are_not_found(self, own_store: ArtifactStore) -> None:
         with pytest.raises(NotFound):
             await collect(own_store.stream("none/00/00", start=0, end=1))
+
+
+class TestCopies:
+    async def test_one_that_is_not_what_it_should_be_is_fetched_anew(self, tmp_path: Path) -> None:
+        """The copy of a store that is not on this disk; what the store itself has on this disk is never removed."""
+        store, tenant_id = ArtifactStore(MemoryStore(), root=None), new_id()
+        key = store_key(tenant_id, await store.put(tenant_id, b"bytes"))
+        copy = await store.fetch(key, tmp_path)
+        copy.write_bytes(b"torn")
+        await store.drop_copy(key, tmp_path)
+        assert (await store.fetch(key, tmp_path)).read_bytes() == b"bytes"
+        assert [file.name for file in tmp_path.iterdir()] == [copy.name]
+        await store.drop_copy(key, tmp_path)
+        await store.drop_copy(key, tmp_path)
+
+    async def test_the_bytes_of_the_store_itself_stay(self, own_store: ArtifactStore, tmp_path: Path) -> None:
+        tenant_id = new_id()
+        key = store_key(tenant_id, await own_store.put(tenant_id, b"bytes"))
+        await own_store.drop_copy(key, tmp_path)
+        assert await own_store.get(key) == b"bytes"

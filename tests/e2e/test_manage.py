@@ -16,6 +16,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from domain.generation import Export
 from services.stack.ports import free_port
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
@@ -86,7 +87,8 @@ class TestDemo:
             assert code == 0, output
             assert "Everything succeeded." in output
             saved = re.findall(r"saved +file://(\S+)", output)
-            assert len(saved) == 6
+            # The plots of federated learning come beside them where matplotlib is installed.
+            assert len([name for name in saved if "/rounds." not in name]) == 2 * len(Export)
             assert all(Path(file).stat().st_size > 0 for file in saved)
             with socket.socket() as probe:
                 assert probe.connect_ex(("127.0.0.1", int(environment["LONGHAUL_API_PORT"]))) != 0

@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from repositories.tables import TENANT_TABLES, metadata
+from repositories.tables import STAGING_TABLES, TENANT_TABLES, metadata
 from services.schema import _config, migrate, schema_head
 from services.stack.postgres import EmbeddedPostgres
 from tests.support.life import superuser
@@ -79,7 +79,10 @@ class TestIsolation:
         with_tenant = column(
             catalogue,
             "SELECT table_name FROM information_schema.columns"
-            " WHERE table_schema = 'public' AND column_name = 'tenant_id'",
+            " JOIN information_schema.tables USING (table_schema, table_name)"
+            " WHERE table_schema = 'public' AND column_name = 'tenant_id' AND table_type = 'BASE TABLE'"
+            " AND table_name <> ALL(%s)",
+            [table.name for table in STAGING_TABLES],
         )
         protected = column(
             catalogue,
@@ -88,6 +91,22 @@ class TestIsolation:
         )
         assert len(with_tenant) >= 10
         assert set(protected) == {*with_tenant, "tenants"} == {table.name for table in TENANT_TABLES}
+
+    def test_no_tenant_has_a_right_on_staging_tables(self, catalogue: psycopg.Connection[tuple[Any, ...]]) -> None:
+        """COPY cannot write under row-level security; what it writes to, tenants reach through views of their own."""
+        rights = "SELECT table_name FROM information_schema.role_table_grants WHERE grantee = 'longhaul_app'"
+        assert not set(column(catalogue, rights)) & {table.name for table in STAGING_TABLES}
+        [definition] = column(catalogue, "SELECT definition FROM pg_views WHERE viewname = 'tenant_record_inbox'")
+        assert (
+            "WHERE (tenant_id = (NULLIF(current_setting('app.tenant_id'::text, true), ''::text))::uuid)" in definition
+        )
+        options = column(catalogue, "SELECT reloptions::text FROM pg_class WHERE relname = 'tenant_record_inbox'")
+        assert options == ["{security_barrier=true,check_option=cascaded}"]
+
+    def test_the_platform_cannot_read_a_record(self, catalogue: psycopg.Connection[tuple[Any, ...]]) -> None:
+        for name in ("body", "skipped"):
+            query = "SELECT has_column_privilege('longhaul_system', 'record_inbox', %s, 'SELECT')"
+            assert column(catalogue, query, name) == [False]
 
     def test_every_policy_of_tenants_checks_reading_and_writing(
         self, catalogue: psycopg.Connection[tuple[Any, ...]]

@@ -1,4 +1,4 @@
-"""Records the histories that ``test_replay.py`` replays: ``.venv/bin/python -m tests.replay.record``.
+"""Records the histories that ``test_replay.py`` replays: ``.venv/bin/python -m tests.replay.record [scenarios...]``.
 
 Run it when a workflow has changed in a way that no run in progress can meet any more, or when a workflow type is new;
 look at the difference, and commit it. As long as runs of the older code may be in progress, the older files stay and
@@ -12,7 +12,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -29,17 +29,25 @@ from core.temporal import connect, create_data_converter
 from domain.errors import Outcome, ProviderError
 from domain.generation import Price
 from domain.jobs import JobAction, JobRef
+from domain.saving import StreamInput
 from gateways.openai import OpenAILanguageModel
 from gateways.standin_openai import StandInOpenAI
 from gateways.standin_openai.wire import BAD_KEY
 from repositories.tenants import TenantRepository
+from services.artifacts import ArtifactService
 from services.commands import SEARCH_ATTRIBUTES
 from services.schema import migrate
 from services.stack.ports import free_port
 from services.stack.postgres import EmbeddedPostgres
 from services.stack.temporal import EmbeddedTemporal
+from tests.replay import publishing
+from tests.replay.timed_and_federated import MORE
 from tests.support.course_doubles import until_signaled
 from tests.support.course_service import Courses, serving_courses
+from tests.support.job_rows import job_row
+from tests.support.publishing import TOKEN
+from tests.support.saving import lines, message
+from workflows.saving import STREAM_WORKFLOW
 
 HISTORIES: Final = Path(__file__).parent / "histories"
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -50,7 +58,7 @@ SOURCE: Final = "# Lighthouses\n\n" + "\n\n".join(
     f"Ships steer by lantern number {number}, and count its flashes."
     for number in range(1, 9)
 )
-CANARIES: Final = ("canary", "warden", "lantern", BAD_KEY)
+CANARIES: Final = (TOKEN, "canary", "warden", "lantern", BAD_KEY)
 
 Record = list[WorkflowHistory]
 QUOTA: Final = ProviderError("quota used up", code="E.OPENAI.QUOTA", outcome=Outcome.REJECTED, retryable=False)
@@ -154,9 +162,40 @@ async def crashed(courses: Courses) -> Record:
     return await histories_of(courses, job)
 
 
+async def imported(courses: Courses) -> Record:
+    """A file of records, one of which is not acceptable, and the stream that brings them home."""
+    records = [message(content=f"{TOPIC} {number}", dialog_id="canary", user_id="warden") for number in range(20)]
+    artifacts = ArtifactService(courses.database, courses.store, max_bytes=1_000_000)
+    file = await artifacts.upload(
+        courses.tenant_id, _once(lines(records) + b"\nlantern"), name="canary.ndjson", media_type="text/plain"
+    )
+    job = await courses.start_kind("saving.import", {"collection": "messages", "artifact_id": str(file.id)})
+    stream = StreamInput(collection="messages", shard=0, flush_seconds=0.05, idle_seconds=1.0)
+    handle = await courses.client.start_workflow(
+        STREAM_WORKFLOW, stream, id=f"recorded/{job.job_id}", task_queue=courses.task_queue
+    )
+    while not await _is_done(courses, job):
+        await handle.signal("wake", True)
+        await asyncio.sleep(0.2)
+    await courses.until_status(job, "succeeded")
+    await handle.result()
+    return [*await histories_of(courses, job), await handle.fetch_history()]
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def _is_done(courses: Courses, job: JobRef) -> bool:
+    return bool((await job_row(courses.database, job)).status == "succeeded")
+
+
 SCENARIOS: Final[dict[str, Callable[[Courses], Awaitable[Record]]]] = {
-    scenario.__name__: scenario
-    for scenario in (noop, succeeded, paused, failed, retried, canceled, unauthorised, crashed)
+    **{
+        scenario.__name__: scenario
+        for scenario in (noop, succeeded, paused, failed, retried, canceled, unauthorised, crashed, imported, *MORE)
+    },
+    **publishing.SCENARIOS,
 }
 
 
@@ -228,11 +267,12 @@ def committed() -> dict[str, WorkflowHistory]:
     }
 
 
-async def record() -> None:
-    """Play every scenario and write its histories."""
+async def record(names: Collection[str]) -> None:
+    """Play scenarios and write their histories."""
     HISTORIES.mkdir(exist_ok=True)
-    for old in HISTORIES.glob("*.json"):
-        old.unlink()
+    for name in names:
+        for old in HISTORIES.glob(f"{name}.*.json"):
+            old.unlink()
     with tempfile.TemporaryDirectory(prefix="longhaul-record-") as name:
         folder = Path(name)
         postgres = EmbeddedPostgres(folder / "postgres")
@@ -243,13 +283,15 @@ async def record() -> None:
         temporal.start()
         try:
             migrate(postgres.superuser_url, profile="development")
-            await _record_on(postgres, temporal, folder)
+            await _record_on(postgres, temporal, folder, names)
         finally:
             temporal.stop()
             postgres.stop()
 
 
-async def _record_on(postgres: EmbeddedPostgres, temporal: EmbeddedTemporal, folder: Path) -> None:
+async def _record_on(
+    postgres: EmbeddedPostgres, temporal: EmbeddedTemporal, folder: Path, names: Collection[str]
+) -> None:
     database = create_database(
         postgres.runtime_url, pool_size=10, statement_timeout_seconds=15, application_name="longhaul-record"
     )
@@ -258,7 +300,8 @@ async def _record_on(postgres: EmbeddedPostgres, temporal: EmbeddedTemporal, fol
     tenant_id = new_id()
     async with database.system() as connection:
         await TenantRepository(connection).add(tenant_id=tenant_id, name="recorder")
-    for name, scenario in SCENARIOS.items():
+    for name in names:
+        scenario = SCENARIOS[name]
         async with (
             rejecting_model() as model,
             serving_courses(client, database, store, tenant_id, more_models=[model]) as courses,
@@ -271,4 +314,4 @@ async def _record_on(postgres: EmbeddedPostgres, temporal: EmbeddedTemporal, fol
 
 
 if __name__ == "__main__":
-    asyncio.run(record())
+    asyncio.run(record(sys.argv[1:] or SCENARIOS))

@@ -25,7 +25,7 @@ MOST_PAYLOAD_BYTES: Final = 4_096
 
 def registered() -> list[type]:
     """Every workflow that the worker process serves."""
-    return [kind for queue in worker.queues(MagicMock(), MagicMock()) for kind in queue.workflows]
+    return [kind for queue in worker.queues(MagicMock()) for kind in queue.workflows]
 
 
 def name_of(kind: type) -> str | None:

@@ -9,7 +9,7 @@ from core.database import Database
 from domain.errors import Outcome
 from domain.generation import TokenUsage
 from domain.jobs import JobRef
-from repositories.generation import CallLedger, ResponseCache
+from repositories.generation import CallDesk, CallLedger, NewCall, ResponseCache
 from tests.support.life import add_job, new_tenant
 
 USAGE = TokenUsage(input_tokens=10, output_tokens=5)
@@ -23,7 +23,7 @@ async def job(database: Database, tenant_id: UUID) -> JobRef:
 
 async def reserve(ledger: CallLedger, job: JobRef, op: str, usd: str) -> None:
     """The call is about to be sent."""
-    await ledger.reserve(job, op=op, step="s", provider="p", model="m", reserved_usd=Decimal(usd))
+    await ledger.reserve(job, NewCall(op=op, step="s", provider="p", model="m", reserved_usd=Decimal(usd)))
 
 
 class TestLedger:
@@ -35,7 +35,10 @@ class TestLedger:
             await reserve(ledger, job, "one", "0.5")
             await reserve(ledger, job, "two", "0.25")
             assert await ledger.get_committed_usd(job) == Decimal("0.75")
-            await ledger.settle(job, op="one", usage=USAGE, cost_usd=Decimal("0.1"))
+        desk = CallDesk(database)
+        await desk.settle(job, op="one", part="call/one", answer={}, usage=USAGE, cost_usd=Decimal("0.1"))
+        async with database.tenant(job.tenant_id) as connection:
+            ledger = CallLedger(connection)
             assert await ledger.get_committed_usd(job) == Decimal("0.35")
             row = await ledger.get_or_none(job, "one")
         assert row is not None
@@ -85,13 +88,12 @@ class TestLedger:
 
 class TestCache:
     async def test_keeps_an_answer_for_its_time_and_its_tenant(self, database: Database, job: JobRef) -> None:
-        async with database.tenant(job.tenant_id) as connection:
-            cache = ResponseCache(connection)
-            await cache.put(job, "new", {"a": 1}, keep=timedelta(hours=1))
-            await cache.put(job, "old", {"a": 1}, keep=timedelta(seconds=-1))
-            assert await cache.get_or_none("new") == {"a": 1}
-            assert await cache.get_or_none("old") is None
-            await cache.put(job, "new", {"a": 2}, keep=timedelta(hours=1))
-            assert await cache.get_or_none("new") == {"a": 2}
-        async with database.tenant(await new_tenant(database)) as connection:
-            assert await ResponseCache(connection).get_or_none("new") is None
+        cache = ResponseCache(database)
+        await cache.put(job, "new", {"a": 1}, keep=timedelta(hours=1))
+        await cache.put(job, "old", {"a": 1}, keep=timedelta(seconds=-1))
+        assert await cache.get_or_none(job, "new") == {"a": 1}
+        assert await cache.get_or_none(job, "old") is None
+        await cache.put(job, "new", {"a": 2}, keep=timedelta(hours=1))
+        assert await cache.get_or_none(job, "new") == {"a": 2}
+        theirs = await add_job(database, await new_tenant(database))
+        assert await cache.get_or_none(theirs, "new") is None

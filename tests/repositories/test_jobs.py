@@ -30,17 +30,15 @@ async def state(database: Database, job: JobRef) -> tuple[str, int, int]:
 
 async def end(database: Database, job: JobRef, status: JobStatus) -> bool:
     """Let a job end; whether it did."""
-    async with database.tenant(job.tenant_id) as connection:
-        ended = await JobTransitions(connection).finish(
-            job, status=status, step_status=status, result=None, error=None, error_code=None
-        )
+    ended = await JobTransitions(database).finish(
+        job, status=status, step_status=status, result=None, error=None, error_code=None
+    )
     return ended is not None
 
 
 async def begin(database: Database, job: JobRef) -> bool | None:
     """Let a job begin."""
-    async with database.tenant(job.tenant_id) as connection:
-        return await JobTransitions(connection).begin(job, run_id="run")
+    return await JobTransitions(database).begin(job, run_id="run")
 
 
 class TestRecord:

@@ -1,5 +1,4 @@
 import asyncio
-import contextlib
 from datetime import timedelta
 from uuid import UUID
 
@@ -8,7 +7,11 @@ from sqlalchemy.exc import IntegrityError
 
 from core.database import Database
 from core.ids import new_id
+from domain.jobs import NewJob
+from repositories.jobs import JobFilter, JobRepository
+from repositories.rows import AnyRow
 from repositories.tenants import IdempotencyRepository, TenantRepository
+from repositories.transitions import JobTransitions, KeyClaim
 from tests.support.life import soon
 
 
@@ -71,23 +74,36 @@ class TestKeys:
 
 class TestIdempotency:
     async def test_one_of_many_claims_wins(self, database: Database, tenant_id: UUID) -> None:
-        job_ids = [new_id() for _ in range(20)]
-
-        async def claim(job_id: UUID) -> UUID:
-            async with database.tenant(tenant_id) as connection:
-                bound = await IdempotencyRepository(connection).claim(
-                    tenant_id=tenant_id, key="k", request_hash=b"h", job_id=job_id, keep=timedelta(hours=1)
-                )
-            return job_id if bound is None else bound.job_id
-
-        answers = await asyncio.gather(*(claim(job_id) for job_id in job_ids))
-        assert len(set(answers)) == 1
-
-    async def test_a_claim_that_is_rolled_back_leaves_the_key_free(self, database: Database, tenant_id: UUID) -> None:
-        facts = {"tenant_id": tenant_id, "key": "k", "request_hash": b"h", "keep": timedelta(hours=1)}
-        with contextlib.suppress(RuntimeError):
-            async with database.tenant(tenant_id) as connection:
-                await IdempotencyRepository(connection).claim(job_id=new_id(), **facts)  # type: ignore[arg-type]
-                raise RuntimeError
+        """The others do nothing, and learn from the key which job it stands for."""
+        queued = await asyncio.gather(*(queue(database, tenant_id, key="k") for _ in range(20)))
+        (winner,) = [job for job in queued if job is not None]
         async with database.tenant(tenant_id) as connection:
-            assert await IdempotencyRepository(connection).claim(job_id=new_id(), **facts) is None  # type: ignore[arg-type]
+            bound = await IdempotencyRepository(connection).get_or_none("k")
+            jobs = await JobRepository(connection).get_page(JobFilter(), limit=10, before=None)
+        assert bound is not None
+        assert (bound.job_id, bound.request_hash) == (winner.id, b"h")
+        assert [job.id for job in jobs] == [winner.id]
+
+    async def test_a_key_whose_time_is_over_is_free_again(self, database: Database, tenant_id: UUID) -> None:
+        await queue(database, tenant_id, key="k", keep=timedelta(seconds=-1))
+        async with database.tenant(tenant_id) as connection:
+            assert await IdempotencyRepository(connection).get_or_none("k") is None
+        assert await queue(database, tenant_id, key="k") is not None
+
+
+async def queue(
+    database: Database, tenant_id: UUID, *, key: str, keep: timedelta = timedelta(hours=1)
+) -> AnyRow | None:
+    """A job under an idempotency key; None where the key stands for another."""
+    return await JobTransitions(database).queue(
+        NewJob(kind="test.hold", input={}, task_queue="nobody", labels={}),
+        job_id=new_id(),
+        tenant_id=tenant_id,
+        command_id=new_id(),
+        args={},
+        max_running=100,
+        waiting_on={},
+        due=None,
+        lease=timedelta(0),
+        key=KeyClaim(key, b"h", keep),
+    )

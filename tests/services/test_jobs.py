@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from core.database import Database
 from core.temporal import connect, create_data_converter
@@ -62,7 +62,7 @@ class TestStart:
         assert started.document.labels == {"a": "b"}
 
     async def test_nothing_is_written_where_the_last_write_fails(self, life: Life, postgres: EmbeddedPostgres) -> None:
-        with refusing_commands(postgres), pytest.raises(IntegrityError):
+        with refusing_commands(postgres), pytest.raises(psycopg.IntegrityError):
             await life.without_fast_path().start(life.tenant_id, hold(), key="k")
         assert set(stored(postgres, life.tenant_id).values()) == {0}
         started = await life.without_fast_path().start(life.tenant_id, hold(), key="k")

@@ -1,7 +1,8 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from core.database import Database, check_schema, create_database
 from domain.errors import DatabaseUnavailable, SchemaMismatch
@@ -95,3 +96,12 @@ class TestMigrate:
             pytest.raises(Exception, match="ck_installation_one_row"),
         ):
             connection.execute("INSERT INTO installation (singleton, profile) VALUES (false, 'production')")
+
+    async def test_a_database_from_the_future_is_named(self, own: Database, owner_url: str) -> None:
+        """It was migrated by a version that knows more; nothing is done to it."""
+        migrate(owner_url, profile="development")
+        engine = create_engine(owner_url, poolclass=NullPool)
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with pytest.raises(SchemaMismatch, match="9999"):
+            migrate(owner_url, profile="development")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import MagicMock
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry
@@ -17,9 +18,13 @@ from temporalio.worker import Worker
 import worker
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.saving.flush import Flusher
+from activities.saving.importer import Importer, ImportLimits
+from activities.saving.steps import SavingActivities
 from activities.steps import StepKeeper
 from core.database import Database
 from core.ids import new_id
@@ -35,8 +40,11 @@ from services.diagnostics import NOOP
 from services.generation import course_kind
 from services.jobs import JobRequest, JobService
 from services.kinds import KindRegistry
+from services.saving.kind import import_kind
 from tests.support.job_rows import job_row
+from tests.support.publishing import idle_publishing
 from tests.support.waiting import eventually
+from workflows import diagnostics, generation, publishing, saving
 
 SOURCE: Final = Path(__file__).parent.parent / "data" / "tides.txt"
 
@@ -95,6 +103,8 @@ class Courses:
     tenant_id: UUID
     service: JobService
     model: HeldModel
+    store: ArtifactStore
+    task_queue: str
 
     async def start(self, *, modules: int = 2, lessons: int = 2, **changes: Any) -> JobRef:
         """Start a course on tides."""
@@ -164,12 +174,24 @@ async def serving_courses(
     course = GenerationActivities(
         keeper,
         DocumentStore(database, store),
-        StructuredWriter(database, PaidCalls(database, keeper, metrics), cache_for=cache_for),
+        StructuredWriter(database, PaidCalls(database, keeper, metrics, CallSlots(100)), cache_for=cache_for),
         [model, *more_models],
-        fan_out=fan_out,
+        lessons_at_once=fan_out,
     )
-    served = worker.queues(JobActivities(database, metrics), course)
-    kinds = [dataclasses.replace(kind, task_queue=task_queue) for kind in (course_kind(database, store), NOOP)]
+    flusher = Flusher(database, most_records=5_000)
+    limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
+    families = worker.Families(
+        jobs=JobActivities(database, metrics),
+        schedules=MagicMock(),
+        generation=course,
+        saving=SavingActivities(flusher, Importer(database, store, keeper, limits), keeper, metrics),
+        federated=MagicMock(),
+        publishing=idle_publishing(database),
+    )
+    real = {diagnostics.TASK_QUEUE, generation.TASK_QUEUE, saving.TASK_QUEUE, publishing.TASK_QUEUE}
+    served = [queue for queue in worker.queues(families) if queue.name in real]
+    all_kinds = (course_kind(database, store), NOOP, import_kind(database, store))
+    kinds = [dataclasses.replace(kind, task_queue=task_queue) for kind in all_kinds]
     service = JobService(
         database,
         KindRegistry(kinds),
@@ -185,7 +207,7 @@ async def serving_courses(
         workflow_runner=workflow_sandbox(),
     ):
         try:
-            yield Courses(database, client, tenant_id, service, model)
+            yield Courses(database, client, tenant_id, service, model, store, task_queue)
         finally:
             # A worker waits for its activities; none may be held for ever once the test is over.
             model.open.set()

@@ -165,20 +165,18 @@ async def add_job(
 ) -> JobRef:
     """A queued job, written by the repository alone; its start command is due at once, or at ``start_at``."""
     job_id = new_id()
-    async with database.tenant(tenant_id) as connection:
-        await JobTransitions(connection).queue(
-            NewJob(
-                kind=kind, input={}, task_queue=task_queue, priority=priority, labels=labels or {}, start_at=start_at
-            ),
-            job_id=job_id,
-            tenant_id=tenant_id,
-            command_id=new_id(),
-            args={"workflow": "Hold", "summary": "A job of a test"},
-            admitted=admitted,
-            waiting_on=None,
-            due=start_at,
-            lease=timedelta(0),
-        )
+    queued = await JobTransitions(database).queue(
+        NewJob(kind=kind, input={}, task_queue=task_queue, priority=priority, labels=labels or {}, start_at=start_at),
+        job_id=job_id,
+        tenant_id=tenant_id,
+        command_id=new_id(),
+        args={"workflow": "Hold", "summary": "A job of a test"},
+        max_running=1_000_000 if admitted else 0,
+        waiting_on={},
+        due=start_at,
+        lease=timedelta(0),
+    )
+    assert queued is not None
     return JobRef(job_id=job_id, tenant_id=tenant_id, kind=kind)
 
 
@@ -199,14 +197,16 @@ class Life:
         self.sender = CommandSender(self.client, timeout=timedelta(seconds=5))
         self.service = self.service_with(self.sender)
 
-    def service_with(self, sender: CommandSender, *, max_running: int | None = None) -> JobService:
+    def service_with(
+        self, sender: CommandSender, *, max_running: int | None = None, keep_keys: timedelta = timedelta(hours=72)
+    ) -> JobService:
         """The service behind another fast path."""
         return JobService(
             self.database,
             KindRegistry(kinds_on(self.task_queue)),
             sender,
             max_running=max_running or self.max_running,
-            keep_keys=timedelta(hours=72),
+            keep_keys=keep_keys,
         )
 
     def without_fast_path(self, *, max_running: int | None = None) -> JobService:
@@ -278,6 +278,11 @@ class Life:
     async def go(self, job_id: UUID, how: str = "on") -> None:
         """Let a held job end."""
         await self.handle(job_id).signal("go", how)
+
+    async def go_when_running(self, job_id: UUID) -> None:
+        """Let a job end as soon as it is there to be told."""
+        await self.until(job_id, "running")
+        await self.go(job_id)
 
     async def is_known_to_temporal(self, job_id: UUID, kind: str = "test.hold") -> bool:
         """Whether a workflow was ever started for the job."""

@@ -1,8 +1,4 @@
-"""The one schema. Alembic compares the database with this module; nothing creates tables from it.
-
-Every table with a ``tenant_id`` is under forced row-level security (see the first migration), and every key that
-another tenant could probe for existence starts with the tenant.
-"""
+"""What all families share: tenants, jobs and their steps, events, commands and artifacts."""
 
 from typing import Final
 
@@ -13,41 +9,20 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
-    Numeric,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
     UniqueConstraint,
     Uuid,
-    func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-metadata: Final = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-Moment = TIMESTAMP(timezone=True)
-Money = Numeric(14, 6)
-_now = func.now()
-
-
-def _job_key() -> ForeignKeyConstraint:
-    return ForeignKeyConstraint(["tenant_id", "job_id"], ["jobs.tenant_id", "jobs.id"], ondelete="CASCADE")
-
+from repositories.tables.base import Moment, Money, job_key, metadata, now
 
 installation: Final = Table(
     "installation",
@@ -64,7 +39,7 @@ tenants: Final = Table(
     Column("id", Uuid, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("max_running", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Column("created_at", Moment, nullable=False, server_default=_now),
+    Column("created_at", Moment, nullable=False, server_default=now),
     comment="max_running: job kind -> most jobs of it that may run at once; the setting where there is no entry.",
 )
 
@@ -77,7 +52,7 @@ api_keys: Final = Table(
     Column("key_hash", LargeBinary, nullable=False),
     Column("name", Text, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
-    Column("created_at", Moment, nullable=False, server_default=_now),
+    Column("created_at", Moment, nullable=False, server_default=now),
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
     Column("last_used_at", Moment),
@@ -111,11 +86,11 @@ jobs: Final = Table(
     Column("cancel_requested_at", Moment),
     Column("start_at", Moment),
     Column("admitted_at", Moment),
-    Column("created_at", Moment, nullable=False, server_default=_now),
+    Column("created_at", Moment, nullable=False, server_default=now),
     Column("started_at", Moment),
     Column("finished_at", Moment),
-    Column("updated_at", Moment, nullable=False, server_default=_now),
-    Column("reconciled_at", Moment, nullable=False, server_default=_now),
+    Column("updated_at", Moment, nullable=False, server_default=now),
+    Column("reconciled_at", Moment, nullable=False, server_default=now),
     Column("run_id", Text),
     Column("request_id", Text),
     Column("traceparent", Text),
@@ -159,7 +134,7 @@ job_steps: Final = Table(
     Column("last_error", JSONB(none_as_null=True)),
     Column("next_retry_at", Moment),
     PrimaryKeyConstraint("tenant_id", "job_id", "name"),
-    _job_key(),
+    job_key(),
     CheckConstraint("done >= 0 and done <= total", name="done"),
     comment="The named steps of a job, as shown in its document.",
 )
@@ -172,9 +147,9 @@ job_events: Final = Table(
     Column("seq", BigInteger, nullable=False),
     Column("type", Text, nullable=False),
     Column("data", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Column("at", Moment, nullable=False, server_default=_now),
+    Column("at", Moment, nullable=False, server_default=now),
     PrimaryKeyConstraint("tenant_id", "job_id", "seq"),
-    _job_key(),
+    job_key(),
     comment="Everything that happened to a job, numbered without gaps.",
 )
 
@@ -186,11 +161,11 @@ commands: Final = Table(
     Column("job_id", Uuid, nullable=False),
     Column("action", Text, nullable=False),
     Column("args", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Column("not_before", Moment, nullable=False, server_default=_now),
+    Column("not_before", Moment, nullable=False, server_default=now),
     Column("tries", Integer, nullable=False, server_default=text("0")),
     Column("last_error", Text),
-    Column("created_at", Moment, nullable=False, server_default=_now),
-    _job_key(),
+    Column("created_at", Moment, nullable=False, server_default=now),
+    job_key(),
     CheckConstraint("action in ('start','cancel','signal')", name="action"),
     comment="What Temporal is still to be told. A row is deleted once the workflow has it.",
 )
@@ -221,8 +196,8 @@ artifacts: Final = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("role", Text, nullable=False),
-    Column("created_at", Moment, nullable=False, server_default=_now),
-    _job_key(),
+    Column("created_at", Moment, nullable=False, server_default=now),
+    job_key(),
     CheckConstraint("role in ('upload','partial','export','internal')", name="role"),
     comment="Names for bytes in the object store; the bytes are found by tenant and sha256.",
 )
@@ -236,61 +211,10 @@ step_results: Final = Table(
     Column("step", Text, nullable=False),
     Column("input_hash", Text, nullable=False),
     Column("result", JSONB, nullable=False),
-    Column("created_at", Moment, nullable=False, server_default=_now),
+    Column("created_at", Moment, nullable=False, server_default=now),
     PrimaryKeyConstraint("tenant_id", "job_id", "step", "input_hash"),
-    _job_key(),
+    job_key(),
     comment="What a step has already made, so that it is never made, or paid for, twice.",
-)
-
-provider_calls: Final = Table(
-    "provider_calls",
-    metadata,
-    Column("tenant_id", Uuid, nullable=False),
-    Column("job_id", Uuid, nullable=False),
-    Column("op", Text, nullable=False),
-    Column("step", Text, nullable=False),
-    Column("provider", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("reserved_usd", Money, nullable=False),
-    Column("settled_usd", Money),
-    Column("input_tokens", BigInteger),
-    Column("output_tokens", BigInteger),
-    Column("lost_usd", Money, nullable=False, server_default=text("0")),
-    Column("sends", Integer, nullable=False, server_default=text("1")),
-    Column("created_at", Moment, nullable=False, server_default=_now),
-    Column("updated_at", Moment, nullable=False, server_default=_now),
-    PrimaryKeyConstraint("tenant_id", "job_id", "op"),
-    _job_key(),
-    CheckConstraint("state in ('sending','done','rejected','not_sent','unknown')", name="state"),
-    comment="The ledger of paid calls: a row is committed before the wire is touched."
-    " lost_usd is the worst case of sends whose outcome stayed unknown.",
-)
-
-response_cache: Final = Table(
-    "response_cache",
-    metadata,
-    Column("tenant_id", Uuid, ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False),
-    Column("key", Text, nullable=False),
-    Column("answer", JSONB, nullable=False),
-    Column("expires_at", Moment, nullable=False),
-    PrimaryKeyConstraint("tenant_id", "key"),
-    comment="Validated answers of models by everything that went into them.",
-)
-Index("ix_response_cache_expires_at", response_cache.c.expires_at)
-
-prompts: Final = Table(
-    "prompts",
-    metadata,
-    Column("id", Text, nullable=False),
-    Column("version", Text, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("owner", Text, nullable=False),
-    Column("changelog", Text, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("recorded_at", Moment, nullable=False, server_default=_now),
-    PrimaryKeyConstraint("id", "version"),
-    comment="Every prompt that ever ran here. The same version never has two texts.",
 )
 
 workers: Final = Table(
@@ -299,12 +223,7 @@ workers: Final = Table(
     Column("id", Uuid, primary_key=True),
     Column("task_queues", ARRAY(Text), nullable=False),
     Column("code_version", Text, nullable=False),
-    Column("started_at", Moment, nullable=False, server_default=_now),
-    Column("seen_at", Moment, nullable=False, server_default=_now),
+    Column("started_at", Moment, nullable=False, server_default=now),
+    Column("seen_at", Moment, nullable=False, server_default=now),
     comment="Worker processes and when they last said that they are alive.",
 )
-
-TENANT_TABLES: Final = tuple(
-    table for table in metadata.sorted_tables if table is tenants or "tenant_id" in table.columns
-)
-"""The tables under row-level security."""

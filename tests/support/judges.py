@@ -1,0 +1,45 @@
+"""Programs that judge what we write. A test that needs one skips, and says so, where the program is missing."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+_MDX: Final = "@mdx-js/mdx@3"
+_FOLDER: Final = Path(tempfile.gettempdir()) / f"longhaul-judges-{os.getuid()}"
+
+
+def program(*names: str) -> str:
+    """The first of these programs that is installed; skips the test where none is."""
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"NOT JUDGED: none of {', '.join(names)} is installed")
+    return found
+
+
+def mdx_folder() -> Path:
+    """A folder in which Node finds the MDX compiler, installed from npm once and kept; skips where that fails."""
+    npm = program("npm")
+    program("node")
+    if not (_FOLDER / "node_modules" / "@mdx-js" / "mdx").is_dir():
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", _MDX]
+        done = subprocess.run(command, cwd=_FOLDER, capture_output=True, timeout=120, check=False, text=True)
+        if done.returncode:
+            pytest.skip(f"NOT JUDGED: npm could not install {_MDX}: {done.stderr[-300:]}")
+    return _FOLDER
+
+
+def page_in_browser(address: str, profile: Path) -> str:
+    """The HTML of a page as Chromium holds it after the page's scripts ran."""
+    browser = program("chromium", "chromium-browser", "google-chrome")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+    command += ["--virtual-time-budget=3000", "--dump-dom", address]
+    done = subprocess.run(command, capture_output=True, timeout=90, check=False, text=True)
+    if done.returncode:
+        pytest.skip(f"NOT JUDGED: {browser} did not start: {done.stderr[-300:]}")
+    return done.stdout
