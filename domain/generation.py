@@ -63,6 +63,35 @@ class Export(StrEnum):
     SCORM = "scorm"
 
 
+class SpeechWish(Frozen):
+    """Every lesson is to be spoken, by this voice of this provider; None: the provider's default."""
+
+    provider: Literal["offline", "elevenlabs"] = "offline"
+    voice: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    model: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,64}$")] | None = None
+
+
+class VideoWish(Frozen):
+    """Every lesson is to become a video. ``avatar`` and ``engine`` are HeyGen's; None: from the settings."""
+
+    provider: Literal["offline", "heygen"] = "offline"
+    avatar: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")] | None = None
+    engine: Literal["avatar_iii", "avatar_iv", "avatar_v"] | None = None
+    resolution: Literal["720p", "1080p"] = "720p"
+
+
+class ApprovalWish(Frozen):
+    """A person is to agree to the outline before lessons are written, or to the finished course, or to both.
+
+    Nobody answers within ``timeout_hours``: ``on_timeout`` says what that means.
+    """
+
+    outline: bool = False
+    final: bool = False
+    timeout_hours: Annotated[int, Field(ge=1, le=24 * 90)] = 24 * 7
+    on_timeout: Literal["fail", "approve"] = "fail"
+
+
 class CourseInput(Frozen):
     """Input of ``generation.course``."""
 
@@ -78,6 +107,11 @@ class CourseInput(Frozen):
     budget_usd: Annotated[Decimal, Field(gt=0, le=10_000, max_digits=12, decimal_places=6)] | None = None
     exports: Annotated[tuple[Export, ...], Field(min_length=1)] = (Export.JSON, Export.MARKDOWN, Export.HTML)
     profile: Literal["full", "minimal"] = "full"
+    slides: bool = False
+    quiz: bool = False
+    speech: SpeechWish | None = None
+    video: VideoWish | None = None
+    approval: ApprovalWish | None = None
 
     _language = field_validator("language")(check_language)
 
@@ -171,6 +205,60 @@ class LessonContent(Frozen):
     blocks: Annotated[tuple[LessonBlock, ...], Field(min_length=1, max_length=20)]
     key_points: Annotated[tuple[Prose, ...], Field(min_length=1, max_length=12)]
     terms: Annotated[tuple[KeyTerm, ...], Field(max_length=20)]
+
+
+class SlideFigure(Frozen):
+    """A table worth drawing: a row of headings, then rows of the same width."""
+
+    caption: Annotated[Line, Field(max_length=200)]
+    header: Annotated[tuple[Annotated[Line, Field(max_length=120)], ...], Field(min_length=1, max_length=6)]
+    rows: Annotated[tuple[tuple[Annotated[Line, Field(max_length=200)], ...], ...], Field(min_length=1, max_length=12)]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> "SlideFigure":
+        if any(len(row) != len(self.header) for row in self.rows):
+            raise ValueError("every row needs as many cells as the header")
+        return self
+
+
+class Slide(Frozen):
+    """One slide: what is shown, and what is said about it."""
+
+    title: Annotated[Line, Field(max_length=120)]
+    bullets: Annotated[tuple[Annotated[Line, Field(max_length=300)], ...], Field(max_length=8)]
+    notes: Annotated[Prose, Field(max_length=3_000)]
+    figure: SlideFigure | None
+
+
+class SlideDeck(Frozen):
+    """The slides of one lesson."""
+
+    slides: Annotated[tuple[Slide, ...], Field(min_length=1, max_length=30)]
+
+
+class QuizQuestion(Frozen):
+    """A question with its options. ``evidence`` is the sentence of the lesson that shows the answer."""
+
+    question: Annotated[Line, Field(max_length=400)]
+    options: Annotated[tuple[Annotated[Line, Field(max_length=300)], ...], Field(min_length=2, max_length=6)]
+    answer: Annotated[int, Field(ge=0, le=5)]
+    """The place of the right option, counted from zero."""
+    explanation: Annotated[Prose, Field(max_length=1_000)]
+    evidence: Annotated[Prose, Field(max_length=1_000)]
+
+    @model_validator(mode="after")
+    def _answerable(self) -> "QuizQuestion":
+        if self.answer >= len(self.options):
+            raise ValueError("the answer is not one of the options")
+        if len(set(self.options)) != len(self.options):
+            raise ValueError("two options are the same")
+        return self
+
+
+class Quiz(Frozen):
+    """The questions of one lesson."""
+
+    questions: Annotated[tuple[QuizQuestion, ...], Field(min_length=1, max_length=20)]
 
 
 # --- the port to a language model -------------------------------------------------------------------
@@ -335,8 +423,23 @@ class DraftNote(Frozen):
     errors: tuple[tuple[str, str], ...] = ()
 
 
+class MediaRef(Frozen):
+    """A recording in our store: the bytes are ours, whatever becomes of the provider's address."""
+
+    artifact_id: UUID
+    media_type: str
+    bytes: int
+    sha256: str
+    seconds: float
+    provider: str
+    cost_usd: Decimal
+
+
 class Lesson(Frozen):
-    """A lesson of a finished course. ``content`` is None unless the status is READY."""
+    """A lesson of a finished course. ``content`` is None unless the status is READY.
+
+    ``slides``, ``quiz``, ``audio`` and ``video`` are None where they were not asked for or did not come to be.
+    """
 
     index: int
     title: str
@@ -346,6 +449,12 @@ class Lesson(Frozen):
     draft: DraftNote | None = None
     section_ids: tuple[str, ...] = ()
     provenance: Provenance
+    slides: SlideDeck | None = None
+    slides_provenance: Provenance | None = None
+    quiz: Quiz | None = None
+    quiz_provenance: Provenance | None = None
+    audio: MediaRef | None = None
+    video: MediaRef | None = None
 
 
 class Module(Frozen):

@@ -1,0 +1,79 @@
+"""A course as a graph of nodes: what each was made from, so that only what changed is ever made again."""
+
+import hashlib
+import json
+import re
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from pydantic import StringConstraints
+
+from domain.generation import ContentStatus
+from domain.model import Frozen
+
+_KEY: Final = (
+    r"course|outline|module-[0-9]+|lesson-[0-9]+\.[0-9]+(/(block-[0-9]+|slides|slide-[0-9]+|quiz|audio|video))?"
+)
+
+NodeKey = Annotated[str, StringConstraints(pattern=rf"^({_KEY})$", max_length=60)]
+"""The name of a node within its course, counted from one: ``lesson-1.2``, ``lesson-1.2/slide-3``."""
+
+
+class NodeKind(StrEnum):
+    """What a node of a course is."""
+
+    COURSE = "course"
+    OUTLINE = "outline"
+    MODULE = "module"
+    LESSON = "lesson"
+    BLOCK = "block"
+    SLIDES = "slides"
+    SLIDE = "slide"
+    QUIZ = "quiz"
+    AUDIO = "audio"
+    VIDEO = "video"
+
+
+class NodeMade(Frozen):
+    """One revision of a node, as it was made. Revisions never change; a later one stands beside it.
+
+    ``input_hash`` covers everything that went in (the content of parents, prompt, model, parameters, comment),
+    ``content_sha256`` what came out. ``artifact_id`` is where the content lies; None for nodes that are a part of
+    their parent's content (blocks, single slides).
+    """
+
+    key: NodeKey
+    kind: NodeKind
+    title: str
+    input_hash: str
+    content_sha256: str
+    artifact_id: UUID | None = None
+    status: ContentStatus = ContentStatus.READY
+    calls: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+
+def lesson_key(module: int, lesson: int) -> str:
+    """The key of a lesson; places are counted from zero, keys from one."""
+    return f"lesson-{module + 1}.{lesson + 1}"
+
+
+def below(lesson: str, what: str) -> str:
+    """The key of something that belongs to a lesson, such as ``slides`` or ``block-3``."""
+    return f"{lesson}/{what}"
+
+
+def place_of(key: str) -> tuple[int, int]:
+    """Module and lesson of a key that belongs to a lesson, counted from zero. Raises ValueError for other keys."""
+    found = re.match(r"lesson-([0-9]+)\.([0-9]+)", key)
+    if found is None:
+        raise ValueError(f"{key} does not belong to a lesson")
+    return int(found[1]) - 1, int(found[2]) - 1
+
+
+def content_sha256(content: Any) -> str:
+    """The checksum of a JSON value, independent of the order of keys."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
