@@ -293,6 +293,13 @@ class EffectActivities:
                 since=row.sending_at,
             )  # fmt: skip
             await self._keep(step, probe)
+            witness = self._desk.witnesses.get(counter.gateway.name)
+            if probe.sight is Sight.BLIND and witness is not None and channel.username is not None:
+                probe = await witness.find(
+                    channel.username, rendered(order.content), after=row.after_message_id, known=known,
+                    since=row.sending_at,
+                )  # fmt: skip
+                await self._keep(step, probe)
             return probe.sight
 
     async def _keep(self, step: EffectInput, probe: Probe) -> None:
