@@ -117,7 +117,7 @@ class TestScopes:
 
 
 class TestRevocation:
-    async def test_takes_less_than_a_second(self, front: Front, tenants: TenantService) -> None:
+    async def test_is_heard_of_at_once(self, front: Front, tenants: TenantService) -> None:
         assert (await front.http.get("/jobs")).status_code == 200
         await tenants.revoke_key(front.prefix)
 
