@@ -40,11 +40,11 @@ check: $(STAMP) ## format, lint, types, walls between the rooms, schema
 
 unit: $(STAMP) ## every test but those that kill processes
 	@echo "== tests"; $(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n 2 --dist worksteal -m "not chaos"
+	@$(BIN)/python -m tests.suite "not chaos"
 	@$(BIN)/coverage combine -q; $(BIN)/coverage report --fail-under=85 --skip-covered --sort=cover
 
 chaos: $(STAMP) ## the tests that kill real processes
-	@echo "== chaos"; $(BIN)/python -m pytest -n 2 --dist worksteal -m chaos
+	@echo "== chaos"; $(BIN)/python -m tests.suite chaos
 
 bench: $(STAMP) ## measure what is claimed about speed
 	@exec $(BIN)/python -m benchmarks

@@ -362,12 +362,14 @@ class WorkerProcess:
             strange, exempt=settings.webhook_exempt_hosts, timeout_seconds=settings.webhook_timeout_seconds
         )
         telegram = TelegramGateway(client=http, base_url=settings.telegram_url)
+        preview = TelegramPreview(client=http, base_url=settings.telegram_preview_url)
         desk = PublishingDesk(
             database,
             box,
             [telegram, FileGateway(settings.data_dir / "channels")],
             publishing_policy(settings),
-            view_sources={"telegram": TelegramPreview(client=http, base_url=settings.telegram_preview_url)},
+            view_sources={telegram.name: preview},
+            witnesses={telegram.name: preview},
         )
         checks = CheckActivities(desk, StepKeeper(database), guarded)
         dialogs = DialogActivities(desk, OrderBooker(jobs))

@@ -406,12 +406,12 @@ def _is_the_same(message: Mapping[str, Any], content: Rendered, place: int) -> b
     Formatting does not count: Telegram moves, merges and drops entities and rewrites the addresses of links.
     """
     if not content.media:
-        return _letters(message.get("text")) == _letters(content.text)
+        return letters(message.get("text")) == letters(content.text)
     kind = content.media[min(place, len(content.media) - 1)].type
-    return kind in message and _letters(message.get("caption")) == _letters(content.text if place == 0 else "")
+    return kind in message and letters(message.get("caption")) == letters(content.text if place == 0 else "")
 
 
-def _letters(text: Any) -> str:
+def letters(text: Any) -> str:
     """What is left of a text without spaces and invisible characters, which Telegram cleans up in ways of its own."""
     normal = unicodedata.normalize("NFC", str(text or ""))
     return "".join(one for one in normal if unicodedata.category(one)[0] not in "CZ")

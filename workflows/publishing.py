@@ -37,6 +37,8 @@ ORDER_WORKFLOW: Final = "PublishOrder"
 SEQUENCE_WORKFLOW: Final = "DeliverSequence"
 CHECK_WORKFLOW: Final = "CheckChannel"
 
+_LEAD: Final = timedelta(milliseconds=250)
+"""How long before its time an order is handed to its sender, who is there then when the time comes."""
 _AGAIN_WITHOUT_RIGHTS: Final = timedelta(minutes=10)
 _LAST_CALL: Final = timedelta(minutes=25)
 _FOR_GOOD: Final = {
@@ -45,6 +47,11 @@ _FOR_GOOD: Final = {
     OrderState.CANCELED: "E.ORDER.CANCELED",
 }
 """States in which an order that is run again stays."""
+
+
+def _lead() -> timedelta:
+    # Orders that were asleep before there was a lead wake at their very time.
+    return _LEAD if workflow.patched("lead") else timedelta(0)
 
 
 class Decision(Frozen):
@@ -315,17 +322,18 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _sleep_until_due(self) -> None:
         """Sleep until the time of the order, whatever that has become meanwhile; then close it to changes."""
+        lead = _lead()
         while not self.wants_out:
             assert self._armed is not None
             workflow.set_current_details(f"Armed for {self._armed.publish_at.isoformat()}")
-            left = self._armed.publish_at - workflow.now()
+            left = self._armed.publish_at - lead - workflow.now()
             if left > timedelta(0):
                 await self._doze(left, self._changes)
                 continue
             await self.gate(unless=lambda: self.wants_out)
             async with self._booking:
                 # A change that was under way has its say before the door is shut.
-                if self._armed.publish_at <= workflow.now():
+                if self._armed.publish_at - lead <= workflow.now():
                     self._closed_to_changes = True
                     return
 
@@ -528,7 +536,7 @@ class SequenceWorkflow(SoftlyCanceled):
         deliveries = await workflow.execute_local_activity_method(OrderActivities.load_sequence, self._job, **RECORD)
         under_way: list[asyncio.Task[str]] = []
         for delivery in deliveries:
-            await self._wait_until(delivery.publish_at)
+            await self._wait_until(delivery.publish_at - _lead())
             post = self._posts[delivery.order_id] = PostCourse(self._job, delivery.order_id)
             post.canceled = self.wants_out
             task = asyncio.create_task(self._deliver_one(post, delivery.order_id))

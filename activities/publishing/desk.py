@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.database import Database
 from core.sealing import SecretBox, Unsealable
 from domain.errors import Outcome, ProviderError
-from domain.publishing.channels import ChannelGateway, Target, ViewSource
+from domain.publishing.channels import ChannelGateway, Target, ViewSource, Witness
 from domain.publishing.content import PostContent, Rendered, render
 from domain.publishing.effects import Policy
 from repositories.publishing.channels import ChannelRepository, CredentialRepository
@@ -64,11 +64,13 @@ class PublishingDesk:
         policy: PublishingPolicy,
         *,
         view_sources: Mapping[str, ViewSource] | None = None,
+        witnesses: Mapping[str, Witness] | None = None,
     ) -> None:
         self.database = database
         self.box = box
         self.policy = policy
         self.view_sources = view_sources or {}
+        self.witnesses = witnesses or {}
         self._gateways = {gateway.name: gateway for gateway in gateways}
 
     async def counter(self, connection: AsyncConnection, channel: AnyRow) -> Counter:

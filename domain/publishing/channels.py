@@ -150,3 +150,15 @@ class ViewSource(Protocol):
     async def count(self, username: str, message_id: int) -> ViewCount | None:
         """The number, or None where this source does not know."""
         ...
+
+
+class Witness(Protocol):
+    """Somebody who sees what everybody sees, where the gateway itself cannot look."""
+
+    name: str
+
+    async def find(
+        self, username: str, content: Rendered, *, after: int, known: frozenset[int], since: datetime | None
+    ) -> Probe:
+        """FOUND where the post is there for all to see; BLIND otherwise, for not being shown proves nothing."""
+        ...

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from domain.model import Frozen
@@ -54,7 +54,7 @@ class StandInTelegram(UnrulyService):
         return await super().__aenter__()
 
     def application(self) -> Starlette:
-        """The Bot API at ``/bot<token>/<method>``, and the control API below ``/control``."""
+        """The Bot API at ``/bot<token>/<method>``, the public preview, and the control API below ``/control``."""
         return Starlette(
             routes=[
                 Route("/bot{token}/{method}", self._answer, methods=["GET", "POST"]),
@@ -65,6 +65,7 @@ class StandInTelegram(UnrulyService):
                 Route("/control/faults", self._control_faults, methods=["POST"]),
                 Route("/control/clock", self._control_clock, methods=["POST"]),
                 Route("/control/say", self._control_say, methods=["POST"]),
+                Route("/{username}/{message_id:int}", self._preview),
             ]
         )
 
@@ -128,6 +129,11 @@ class StandInTelegram(UnrulyService):
                 raise ApiError(429, f"Too Many Requests: retry after {wait}", retry_after=wait)
             queues.append(sent)
         return queues
+
+    # --- the public preview -------------------------------------------------------------------------
+
+    async def _preview(self, request: Request) -> Response:
+        return HTMLResponse(self.world.preview(request.path_params["username"], request.path_params["message_id"]))
 
     # --- the control API ----------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from html import escape
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -41,6 +43,7 @@ class Message:
     group: str | None = None
     markup: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
+    views: int = 0
 
     def document(self) -> dict[str, Any]:
         """As the Bot API shows it."""
@@ -158,6 +161,20 @@ class World:
         update = {"update_id": self._next_update, "message": {**message.document(), "from": who}}
         self.updates.setdefault(bot_id_of(token), []).append(update)
         return update
+
+    def preview(self, username: str, message_id: int) -> str:
+        """The page that everybody may see of a message in a channel with a name."""
+        chat = next((one for one in self.chats.values() if one.username == username), None)
+        message = chat.messages.get(message_id) if chat is not None else None
+        if message is None:
+            return '<div class="tgme_widget_message_error">Post not found</div>'
+        text = escape(message.text).replace("\n", "<br/>")
+        views = f"{message.views / 1000:.1f}K" if message.views >= 1000 else str(message.views)  # noqa: PLR2004
+        moment = datetime.fromtimestamp(message.date, UTC).isoformat()
+        return (
+            f'<div class="tgme_widget_message_text js-message_text" dir="auto">{text}</div>'
+            f'<span class="tgme_widget_message_views">{views}</span><time datetime="{moment}" class="time">now</time>'
+        )
 
     def now(self) -> int:
         """Seconds since 1970, with what the clock was put forward."""

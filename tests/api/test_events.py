@@ -222,7 +222,7 @@ class TestWatch:
             await record(database, front.tenant_id, job["id"], "running", filler="x" * 4_000)
             hub.on_notify(f"{job_id}:{number}")
             await asyncio.sleep(0)
-        await eventually(_true_of(lambda: watch.behind), within=5)
+        await eventually(_true_of(lambda: watch.behind), within=30)
         assert watch._bytes == 0
         await record(database, front.tenant_id, job["id"], "succeeded")
         hub.on_notify(f"{job_id}:60")

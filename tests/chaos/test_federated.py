@@ -3,8 +3,8 @@
 import asyncio
 import base64
 import hashlib
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,12 +13,25 @@ import pytest
 from learning.weights import encode
 from tests.chaos.test_kills import assert_no_gaps
 from tests.support.federation import update, weights
+from tests.support.snare import strike
 from tests.support.stack import RunningStack, running_stack
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 DEVICES = 4
-Disturb = Callable[[], Awaitable[None]]
+PHASES = [
+    ("worker", "fl_rounds", "open"),
+    ("api", "fl_leases", "leased"),
+    ("api", "fl_leases", "accepted"),
+    ("postgres", "fl_leases", "accepted"),
+    ("worker", "fl_rounds", "closed"),
+    ("worker", "fl_rounds", "aggregated"),
+    ("postgres", "fl_rounds", "aggregated"),
+    ("worker", "fl_rounds", "evaluated"),
+    ("worker", "fl_rounds", "published"),
+    ("postgres", "fl_rounds", "published"),
+]
+"""Who is killed in which transaction, one a round."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +69,7 @@ class Fleet:
             assert answer.status_code in good | {204, 500, 503}, answer.text
             return answer if answer.status_code in good else None
 
-        found: httpx.Response = await self.stack.eventually(ask, timeout=90)
+        found: httpx.Response = await self.stack.eventually(ask, timeout=180)
         return found
 
     async def lease(self, device: int, round_: int) -> dict[str, Any]:
@@ -67,7 +80,7 @@ class Fleet:
             lease: dict[str, Any] = (await self.until_answered("POST", "/federated/leases", {200}, json=body)).json()
             return lease if lease["round"] == round_ else None
 
-        found: dict[str, Any] = await self.stack.eventually(look, timeout=90)
+        found: dict[str, Any] = await self.stack.eventually(look, timeout=180)
         return found
 
     async def send(self, device: int, round_: int, lease: dict[str, Any]) -> int:
@@ -83,16 +96,12 @@ class Fleet:
         )
         return answer.status_code
 
-    async def round(self, number: int, *, midway: Disturb | None = None, at_goal: Disturb | None = None) -> None:
-        """One round; something may happen after half of the updates, and as soon as all are there."""
+    async def round(self, number: int) -> None:
+        """One round, from the leases to the last update."""
         order = [(number + 3 * place) % DEVICES for place in range(DEVICES)]
         leases = {device: await self.lease(device, number) for device in order}
-        for place, device in enumerate(order):
-            if place == DEVICES // 2 and midway is not None:
-                await midway()
+        for device in order:
             await self.send(device, number, leases[device])
-        if at_goal is not None:
-            await at_goal()
         # Late and in another order, everything once more: nothing changes.
         assert [await self.send(device, number, leases[device]) for device in reversed(order)] == [200] * DEVICES
 
@@ -102,45 +111,41 @@ class Fleet:
         return head
 
 
-async def kill(process: Any, *, after: float = 0.0) -> None:
-    """SIGKILL, and start again."""
-    await asyncio.sleep(after)
-    process.kill(signal.SIGKILL)
-    await asyncio.to_thread(process.start)
-
-
 class TestKill:
     async def test_in_every_phase(self, stack: RunningStack) -> None:
-        """API, PostgreSQL and worker are killed while updates come in and while the model is made of them."""
-        storms: list[dict[str, Disturb]] = [
-            {"midway": lambda: kill(stack.api)},
-            {"midway": lambda: kill(stack.postgres)},
-            {"midway": lambda: kill(stack.worker)},
-            {"at_goal": lambda: kill(stack.worker)},
-            {"at_goal": lambda: kill(stack.worker, after=0.06)},
-            {"at_goal": lambda: kill(stack.worker, after=0.12)},
-            {"at_goal": lambda: kill(stack.postgres, after=0.03)},
-            {"at_goal": lambda: kill(stack.api)},
-        ]
+        """Each round one process is killed in a transaction of another phase, right before its commit."""
         calm, storm = Fleet(stack, "calm"), Fleet(stack, "storm")
-        wish = {"rounds": len(storms), "goal": DEVICES, "deadline_seconds": 300, "adaptive": False}
+        wish = {"rounds": len(PHASES), "goal": DEVICES, "deadline_seconds": 300, "adaptive": False}
         await calm.make()
         undisturbed = await stack.post("federated.cycle", {"model": "calm", **wish})
-        for number in range(1, len(storms) + 1):
+        for number in range(1, len(PHASES) + 1):
             await calm.round(number)
         assert (await stack.until_done(undisturbed["id"]))["status"] == "succeeded"
+
         await storm.make()
-        job = await stack.post("federated.cycle", {"model": "storm", **wish})
-        for number, disturb in enumerate(storms, start=1):
-            await storm.round(number, **disturb)
-        done = await stack.until_done(job["id"], timeout=150)
+        running: list[asyncio.Task[Any]] = []
+        for number, (victim, table, state) in enumerate(PHASES, start=1):
+            condition = f"NEW.state = '{state}'"
+            if number == 1:
+                begin = partial(self._begin, running, stack.post("federated.cycle", {"model": "storm", **wish}))
+                await strike(stack, victim, table, condition, begin)
+                job = await running.pop()
+                await storm.round(number)
+            else:
+                await strike(stack, victim, table, condition, partial(self._begin, running, storm.round(number)))
+                await running.pop()
+
+        done = await stack.until_done(job["id"], timeout=300)
         assert done["status"] == "succeeded", done
         await assert_no_gaps(stack, job["id"])
         rounds = (await stack.http.get(f"/federated/cycles/{job['id']}/rounds")).json()["items"]
-        assert [(one["state"], one["accepted"]) for one in rounds] == [("published", DEVICES)] * len(storms)
+        assert [(one["state"], one["accepted"]) for one in rounds] == [("published", DEVICES)] * len(PHASES)
         heads = [await fleet.head() for fleet in (calm, storm)]
         assert heads[0]["sha256"] == heads[1]["sha256"]
-        assert {head["version"] for head in heads} == {len(storms) + 1}
+        assert {head["version"] for head in heads} == {len(PHASES) + 1}
+
+    def _begin(self, running: list[asyncio.Task[Any]], what: Coroutine[Any, Any, Any]) -> None:
+        running.append(asyncio.create_task(what))
 
     async def test_temporal_dies_while_a_round_waits(self, stack: RunningStack) -> None:
         """The goal is reached while nobody can be told: the command waits, and so does the round."""
@@ -174,7 +179,8 @@ class TestSchedules:
             return jobs if len({job["id"] for job in jobs} - before) >= 2 else None
 
         before |= {job["id"] for job in await stack.eventually(two_more, timeout=60)}
-        await kill(stack.worker)
+        stack.worker.kill()
+        await asyncio.to_thread(stack.worker.start)
         jobs = await stack.eventually(two_more, timeout=60)
         assert (await stack.http.delete(where)).status_code == 204
         for job in jobs:

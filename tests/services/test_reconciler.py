@@ -281,9 +281,10 @@ class TestReset:
         await reconciler(life).sweep()
         row = await life.until(job_id, "failed")
         assert row.run_id == run_id
-        assert await life.events(job_id) == [
-            "job.queued", "job.running", "job.failed", "job.reset", "job.failed",
-        ]  # fmt: skip
+        events = await life.events(job_id)
+        assert events[:4] == ["job.queued", "job.running", "job.failed", "job.reset"]
+        # Whether the worker says once more that it runs depends on whether it was told to wait before that.
+        assert events[4:] in (["job.failed"], ["job.running", "job.failed"])
 
 
 class TestSideBySide:

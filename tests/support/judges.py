@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -34,12 +36,26 @@ def mdx_folder() -> Path:
     return _FOLDER
 
 
+def _browser(profile: Path) -> list[str]:
+    browser = program("chromium", "chromium-browser", "google-chrome")
+    return [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+
+
+@contextmanager
+def visiting(address: str, profile: Path) -> Iterator[None]:
+    """Chromium is on that page, in real time, until the block ends."""
+    command = [*_browser(profile), "--remote-debugging-port=0", "--window-size=1000,600", address]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
+        try:
+            yield
+        finally:
+            browser.terminate()
+
+
 def page_in_browser(address: str, profile: Path) -> str:
     """The HTML of a page as Chromium holds it after the page's scripts ran."""
-    browser = program("chromium", "chromium-browser", "google-chrome")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-    command += ["--virtual-time-budget=3000", "--dump-dom", address]
+    command = [*_browser(profile), "--virtual-time-budget=3000", "--dump-dom", address]
     done = subprocess.run(command, capture_output=True, timeout=90, check=False, text=True)
     if done.returncode:
-        pytest.skip(f"NOT JUDGED: {browser} did not start: {done.stderr[-300:]}")
+        pytest.skip(f"NOT JUDGED: {command[0]} did not start: {done.stderr[-300:]}")
     return done.stdout

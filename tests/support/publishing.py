@@ -24,6 +24,7 @@ from domain.publishing.content import PostContent, render
 from domain.publishing.orders import OrderInput
 from gateways.standin_telegram import StandInTelegram
 from gateways.telegram import TelegramGateway
+from gateways.telegram_preview import TelegramPreview
 from gateways.webhooks import GuardedClient
 from repositories.publishing.channels import ChannelRepository, CredentialRepository, SlotRepository
 from repositories.publishing.ledger import LedgerRepository
@@ -61,7 +62,11 @@ class Shop:
 
     def __post_init__(self) -> None:
         self.gateway = TelegramGateway(client=self.http, base_url=self.standin.origin)
-        self.desk = PublishingDesk(self.database, BOX, [self.gateway], self.policy)
+        preview = TelegramPreview(client=self.http, base_url=self.standin.origin)
+        self.desk = PublishingDesk(
+            self.database, BOX, [self.gateway], self.policy,
+            view_sources={"telegram": preview}, witnesses={"telegram": preview},
+        )  # fmt: skip
 
     async def add_credential(self, token: str = TOKEN) -> UUID:
         """The bot's token, sealed."""

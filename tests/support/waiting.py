@@ -11,7 +11,7 @@ async def eventually(
     look: Callable[[], Awaitable[T]],
     until: Callable[[T], bool] = bool,
     *,
-    within: float = 15.0,
+    within: float = 60.0,
     every: float = 0.02,
 ) -> T:
     """Look again and again until what is seen satisfies ``until``; fails with the last sight after ``within``."""

@@ -300,7 +300,7 @@ class TestStore:
         async def fault() -> Any:
             return (await step_rows(cycles.database, job))["rounds-01"].last_error
 
-        seen = await eventually(fault, within=20)
+        seen = await eventually(fault, within=60)
         assert seen["code"] == "E.STORE.UNAVAILABLE"
         file.write_bytes(good)
         row = await cycles.until(job, "succeeded", "failed")

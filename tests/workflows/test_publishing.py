@@ -45,7 +45,7 @@ class TestOrder:
         chat = orders.standin.world.chats[CHAT]
         assert chat.pinned == pinned.message_ids
         assert chat.messages[pinned.message_ids[0]].text == "hello"
-        assert 0 <= pinned.drift_ms < 1_500
+        assert 0 <= pinned.drift_ms < 30_000
         await orders.until(order_id, "removed")
         done = await orders.until_job(order_id, "succeeded")
         assert pinned.message_ids[0] not in chat.messages
@@ -72,6 +72,18 @@ class TestOrder:
         assert ledger is not None
         assert ledger.sends == 2
         assert [look["sight"] for look in ledger.evidence] == ["absent"] * 3
+
+    async def test_without_an_audit_chat_the_public_preview_is_a_witness(self, orders: Orders) -> None:
+        channel = await orders.shop.add_channel(CHAT, audit=False, username="news")
+        orders.standin.world.chats[CHAT].username = "news"
+        orders.standin.faults.add(Fault(kind=FaultKind.DROP_AFTER, chat_id=str(CHAT)))
+        order_id = await orders.book(channel, "seen by all", finish="keep")
+        await orders.until_job(order_id, "succeeded")
+        assert orders.shop.posted(CHAT) == ["seen by all"]
+        row = await orders.shop.ledger(order_id)
+        assert row is not None
+        assert row.resolved_by == "probe:telegram_preview"
+        assert [look["sight"] for look in row.evidence] == ["blind", "found"]
 
     async def test_without_an_audit_chat_a_person_decides(self, orders: Orders) -> None:
         channel = await orders.shop.add_channel(CHAT, audit=False)
