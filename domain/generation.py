@@ -291,7 +291,34 @@ class LessonTask(Frozen):
     sections: tuple[Section, ...]
 
 
-Task = OutlineTask | LessonTask
+class SlidesTask(Frozen):
+    """The wish for the slides of a written lesson, as data."""
+
+    kind: Literal["slides"] = "slides"
+    topic: str
+    audience: str
+    language: str
+    level: str
+    lesson: LessonContent
+
+
+class QuizTask(Frozen):
+    """The wish for questions on a written lesson, as data. ``questions`` is the most that is wanted.
+
+    Sections are the material of the course that wrong options may be taken from, those of the lesson first.
+    """
+
+    kind: Literal["quiz"] = "quiz"
+    topic: str
+    audience: str
+    language: str
+    level: str
+    lesson: LessonContent
+    questions: int
+    sections: tuple[Section, ...]
+
+
+Task = OutlineTask | LessonTask | SlidesTask | QuizTask
 
 
 class Message(Frozen):
