@@ -292,7 +292,7 @@ class LessonTask(Frozen):
 
 
 class SlidesTask(Frozen):
-    """The wish for the slides of a written lesson, as data."""
+    """The wish for the slides of a written lesson, as data. ``comment`` is what a person wants of them."""
 
     kind: Literal["slides"] = "slides"
     topic: str
@@ -300,6 +300,7 @@ class SlidesTask(Frozen):
     language: str
     level: str
     lesson: LessonContent
+    comment: str = ""
 
 
 class QuizTask(Frozen):
@@ -316,6 +317,7 @@ class QuizTask(Frozen):
     lesson: LessonContent
     questions: int
     sections: tuple[Section, ...]
+    comment: str = ""
 
 
 Task = OutlineTask | LessonTask | SlidesTask | QuizTask
@@ -482,6 +484,12 @@ class Lesson(Frozen):
     quiz_provenance: Provenance | None = None
     audio: MediaRef | None = None
     video: MediaRef | None = None
+
+    @property
+    def origins(self) -> tuple[Provenance, ...]:
+        """Where the text comes from, then its slides and its quiz where they were asked for."""
+        everything = (self.provenance, self.slides_provenance, self.quiz_provenance)
+        return tuple(origin for origin in everything if origin is not None)
 
 
 class Module(Frozen):

@@ -1,11 +1,23 @@
-"""What makes the slides and the quiz of a lesson good, beyond what their schemas can say."""
+"""Slides and quiz of a lesson: how they are kept, their nodes, and what makes them good beyond their schemas."""
 
 import re
 import unicodedata
 from collections.abc import Iterator
 from typing import Final
+from uuid import UUID
 
-from domain.generation import LessonContent, Quiz, QuizQuestion, SlideDeck
+from domain.course_graph import NodeKind, NodeMade, below, content_sha256
+from domain.generation import (
+    ContentStatus,
+    DraftNote,
+    Lesson,
+    LessonContent,
+    Provenance,
+    Quiz,
+    QuizQuestion,
+    SlideDeck,
+)
+from domain.model import Frozen
 
 QUESTIONS_OF_A_LESSON: Final = 5
 """The most questions that a quiz is asked to have."""
@@ -20,6 +32,90 @@ _DASHES: Final = re.compile("[\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{EN DASH}\N{EM 
 
 Fault = tuple[str, str]
 """Where, as a JSON pointer, and what is wrong there."""
+
+
+# --- as they are kept -------------------------------------------------------------------------------
+
+
+class WrittenSlides(Frozen):
+    """What came of the wish for slides: the content of the node ``lesson-1.2/slides``. No deck unless READY."""
+
+    status: ContentStatus
+    deck: SlideDeck | None
+    draft: DraftNote | None = None
+    provenance: Provenance
+
+
+class WrittenQuiz(Frozen):
+    """What came of the wish for questions: the content of the node ``lesson-1.2/quiz``. No quiz unless READY."""
+
+    status: ContentStatus
+    quiz: Quiz | None
+    draft: DraftNote | None = None
+    provenance: Provenance
+
+
+def with_parts(lesson: Lesson, slides: WrittenSlides | None, quiz: WrittenQuiz | None) -> Lesson:
+    """The lesson together with what was made of it.
+
+    Provenance without slides or questions says that they were asked for and did not come to be.
+    """
+    parts: dict[str, object] = {}
+    if slides is not None:
+        parts |= {"slides": slides.deck, "slides_provenance": slides.provenance}
+    if quiz is not None:
+        parts |= {"quiz": quiz.quiz, "quiz_provenance": quiz.provenance}
+    return lesson.model_copy(update=parts) if parts else lesson
+
+
+def slides_nodes(lesson: str, title: str, kept: WrittenSlides, *, input_hash: str, artifact_id: UUID) -> list[NodeMade]:
+    """The deck of a lesson (given by its key) as a node, and each slide as a part of it."""
+    deck = kept.deck
+    whole = NodeMade(
+        key=below(lesson, "slides"),
+        kind=NodeKind.SLIDES,
+        title=title,
+        input_hash=input_hash,
+        content_sha256=content_sha256(_said(deck, kept.draft)),
+        artifact_id=artifact_id,
+        status=kept.status,
+        calls=kept.provenance.calls,
+        cost_usd=kept.provenance.cost_usd,
+    )
+    parts = [
+        NodeMade(
+            key=below(lesson, f"slide-{number}"),
+            kind=NodeKind.SLIDE,
+            title=slide.title,
+            input_hash=input_hash,
+            content_sha256=content_sha256(slide.model_dump(mode="json")),
+        )
+        for number, slide in enumerate(() if deck is None else deck.slides, start=1)
+    ]
+    return [whole, *parts]
+
+
+def quiz_node(lesson: str, title: str, kept: WrittenQuiz, *, input_hash: str, artifact_id: UUID) -> NodeMade:
+    """The questions on a lesson (given by its key) as a node."""
+    return NodeMade(
+        key=below(lesson, "quiz"),
+        kind=NodeKind.QUIZ,
+        title=title,
+        input_hash=input_hash,
+        content_sha256=content_sha256(_said(kept.quiz, kept.draft)),
+        artifact_id=artifact_id,
+        status=kept.status,
+        calls=kept.provenance.calls,
+        cost_usd=kept.provenance.cost_usd,
+    )
+
+
+def _said(content: Frozen | None, draft: DraftNote | None) -> object:
+    said = content or draft
+    return None if said is None else said.model_dump(mode="json")
+
+
+# --- what makes them good ---------------------------------------------------------------------------
 
 
 def texts_of(content: LessonContent) -> Iterator[str]:
