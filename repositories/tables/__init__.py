@@ -20,6 +20,13 @@ from repositories.tables.core import (
     tenants,
     workers,
 )
+from repositories.tables.courses import (
+    course_exports,
+    course_nodes,
+    course_versions,
+    courses,
+    node_revisions,
+)
 from repositories.tables.federated import (
     fl_decisions,
     fl_leases,
@@ -74,6 +81,10 @@ __all__ = [
     "bots",
     "channels",
     "commands",
+    "course_exports",
+    "course_nodes",
+    "course_versions",
+    "courses",
     "credentials",
     "fl_decisions",
     "fl_leases",
@@ -88,6 +99,7 @@ __all__ = [
     "jobs",
     "messages",
     "metadata",
+    "node_revisions",
     "orders",
     "owner_tasks",
     "prompts",
