@@ -1,7 +1,7 @@
 """Courses: revisions of their nodes, the tree that is worked on, and versions."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -81,9 +81,7 @@ _add_revisions: Final = text(
     WHERE node.key = 'outline'
        OR (SELECT job_id FROM node_revisions WHERE id = node.revision_id) IS NOT DISTINCT FROM :course_id
     """  # noqa: S608 - a constant of this module
-).bindparams(
-    bindparam("nodes", type_=JSONB), bindparam("course_id", type_=Uuid), bindparam("job_id", type_=Uuid)
-)
+).bindparams(bindparam("nodes", type_=JSONB), bindparam("course_id", type_=Uuid), bindparam("job_id", type_=Uuid))
 
 _add_by_hand: Final = text(
     f"""
@@ -92,9 +90,7 @@ _add_by_hand: Final = text(
     SELECT {_VALUES}, course.tenant_id, course.id, CAST(:job_id AS uuid) FROM given, courses course
     WHERE course.id = :course_id
     """  # noqa: S608 - a constant of this module
-).bindparams(
-    bindparam("nodes", type_=JSONB), bindparam("course_id", type_=Uuid), bindparam("job_id", type_=Uuid)
-)
+).bindparams(bindparam("nodes", type_=JSONB), bindparam("course_id", type_=Uuid), bindparam("job_id", type_=Uuid))
 
 
 def course_statement(job: JobRef, course_id: UUID, *, title: str, corpus_id: UUID) -> Statement:
@@ -191,6 +187,22 @@ class CourseRepository:
         )
         return tuple(_node(row) for row in await self._connection.execute(query.order_by(node_revisions.c.id)))
 
+    async def get_makers(self, course_id: UUID) -> Sequence[UUID]:
+        """The jobs that have made something of a course."""
+        query = (
+            select(node_revisions.c.job_id)
+            .where(node_revisions.c.course_id == course_id, node_revisions.c.job_id.is_not(None))
+            .distinct()
+        )
+        return (await self._connection.execute(query)).scalars().all()
+
+    async def get_by_artifact(self, course_id: UUID, artifact_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """The revisions behind which these artifacts lie, by artifact."""
+        query = select(node_revisions.c.artifact_id, node_revisions.c.id).where(
+            node_revisions.c.course_id == course_id, node_revisions.c.artifact_id.in_(list(artifact_ids))
+        )
+        return {row.artifact_id: row.id for row in await self._connection.execute(query.order_by(node_revisions.c.id))}
+
     async def get_version(self, course_id: UUID, number: int) -> AnyRow:
         """One version. Raises NotFound."""
         query = select(course_versions).where(
@@ -248,6 +260,12 @@ class CourseRepository:
             )
         )
 
+    async def drop(self, course_id: UUID, keys: Iterable[str]) -> None:
+        """Let nothing stand in the working tree under these keys. Lock the course first."""
+        await self._connection.execute(
+            course_nodes.delete().where(course_nodes.c.course_id == course_id, course_nodes.c.key.in_(list(keys)))
+        )
+
     async def set_tree(self, tenant_id: UUID, course_id: UUID, revisions: Mapping[str, UUID]) -> None:
         """Let exactly these revisions stand in the working tree. Lock the course first."""
         await self._connection.execute(
@@ -255,9 +273,7 @@ class CourseRepository:
         )
         await self.point(tenant_id, course_id, revisions)
 
-    async def snapshot(
-        self, course_id: UUID, job: JobRef | None, *, reason: Reason, note: str | None = None
-    ) -> int:
+    async def snapshot(self, course_id: UUID, job: JobRef | None, *, reason: Reason, note: str | None = None) -> int:
         """Freeze the working tree as the next version, and tell its number.
 
         A job makes at most one version of a course; asked again, it gets the number of that one. Raises NotFound.
@@ -284,9 +300,7 @@ class CourseRepository:
         }
         await self._connection.execute(insert(course_versions).values(version))
         await self._connection.execute(
-            update(courses)
-            .where(courses.c.id == course_id)
-            .values(latest_version=number, updated_at=func.now())
+            update(courses).where(courses.c.id == course_id).values(latest_version=number, updated_at=func.now())
         )
         return number
 
