@@ -34,7 +34,7 @@ from core.ids import new_id
 from core.metrics import WorkerMetrics
 from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
-from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, Task
+from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, RevisionTask, Task
 from domain.jobs import JobAction, JobRef
 from gateways.offline import OfflineLanguageModel
 from repositories.rows import AnyRow
@@ -57,7 +57,8 @@ class HeldModel(OfflineLanguageModel):
     """The offline model, asked under the eyes of a test.
 
     ``asked`` counts calls by what is wanted: ``outline``, the title of a lesson, or ``slides of``, ``quiz of`` and
-    that title. While ``open`` is not set, lessons stay in progress. ``answers`` replaces the answer by a text, or by an error, for as long as it is there.
+    that title. While ``open`` is not set, lessons stay in progress. ``answers`` replaces the answer by a text, or by
+    an error, for as long as it is there.
     """
 
     def __init__(self) -> None:
@@ -104,6 +105,8 @@ def _name_of(task: Task) -> str:
             return "outline"
         case LessonTask():
             return task.lesson.title
+        case RevisionTask():
+            return f"revision of {_name_of(task.of)}"
         case _:
             return f"{task.kind} of {task.lesson.title}"
 
