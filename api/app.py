@@ -24,7 +24,19 @@ from api.limits import RateLimiter
 from api.methods import answer_wrong_method
 from api.openapi import describe
 from api.readiness import Readiness
-from api.routes import artifacts, codec, events, federated, health, jobs, publishing, records, schedules, webhooks
+from api.routes import (
+    artifacts,
+    codec,
+    events,
+    federated,
+    guarding,
+    health,
+    jobs,
+    publishing,
+    records,
+    schedules,
+    webhooks,
+)
 from api.workers import ServedQueues
 from core.database import Database, check_schema, create_database
 from core.federated_metrics import IngestMetrics
@@ -46,6 +58,7 @@ from services.commands import CommandSender
 from services.families import create_kinds
 from services.federated.runtime import create_runtime
 from services.federated.services import create_federated
+from services.guarding import PolicyService
 from services.jobs import JobService
 from services.kinds import KindRegistry
 from services.pollers import Pollers
@@ -76,6 +89,7 @@ FAMILIES: Final = (
     records.router,
     federated.router,
     publishing.router,
+    guarding.router,
 )
 """Every family's routes, one name each."""
 
@@ -169,6 +183,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         schedules=ScheduleService(database, kinds, clock, keep_keys=_keep_keys(settings)),
         publishing=PublishingService(database, job_service, client, box),
         dialogs=DialogService(database, client),
+        policies=PolicyService(database),
         webhooks=WebhookService(database, box, exempt_hosts=settings.webhook_exempt_hosts),
         reader=reader,
         federated=create_federated(

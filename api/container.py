@@ -18,6 +18,7 @@ from repositories.jobs import JobReader
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.federated.services import FederatedServices
+from services.guarding import PolicyService
 from services.jobs import JobService
 from services.publishing.dialogs import DialogService
 from services.publishing.orders import PublishingService
@@ -49,6 +50,7 @@ class Services:
     publishing: PublishingService
     dialogs: DialogService
     webhooks: WebhookService
+    policies: PolicyService
     hub: EventHub
     served: ServedQueues
     links: Links

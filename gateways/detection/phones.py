@@ -17,7 +17,8 @@ _AMERICAN: Final = re.compile(r"(?<![\w+.-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[-.])
 _ANY: Final = re.compile(r"(?<![\w+])\(?\d(?:[ .()/-]{0,3}\d){6,14}(?![\w@])")
 _WORDS: Final = re.compile(
     r"(?<!\w)(?:тел(?=[.:\s])|телефон|моб(?=[.:\s])|мобильн|сотов|звони|позвони|whatsapp|вотсап|viber|факс"
-    r"|phone|telephone|tel[eé]fon|tél(?=[.:\s])|tel(?=[.:\s])|mobile|cell|whatsapp|fax(?=[.:\s])|call (?:me|us|him|her|them|now|at|on))",
+    r"|phone|telephone|tel[eé]fon|tél(?=[.:\s])|tel(?=[.:\s])|mobile|cell|fax(?=[.:\s])"
+    r"|call (?:me|us|him|her|them|now|at|on))",
     re.IGNORECASE,
 )
 _LAST_DIGITS: Final = re.compile(r"\d(?=[ .()/-]+\d|$)")
