@@ -15,7 +15,7 @@ MOST_TEXTS: Final = 32
 
 _PATH: Final = "/moderations"
 _NO_MODERATION: Final = "E.OPENAI.NO_MODERATION"
-_NOT_HERE: Final = ("HTTP 404", "HTTP 405", "HTTP 501")
+_NOT_HERE: Final = ("HTTP 404", "HTTP 405")
 
 
 class OpenAIModerator:
