@@ -160,6 +160,24 @@ _SHORTEST_NUMBER: Final = 10**8
 """Numbers below it are too short for anything personal."""
 
 
+_MOST_LEVELS: Final = 100
+
+
+def is_shallow(document: Any) -> bool:
+    """Whether a document is nested no deeper than the functions below can follow, whoever calls them."""
+    level = [document]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return True
+    return False
+
+
 def texts_of(document: Any, at: str = "") -> Iterator[tuple[str, str]]:
     """Every string of a JSON document with its pointer; long numbers as strings. Names of members are no content."""
     if isinstance(document, str):

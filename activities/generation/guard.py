@@ -5,12 +5,11 @@ provider's moderation comes second, before content is cached, stored or told of.
 """
 
 import asyncio
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
-
-import orjson
 
 from activities.steps import StepKeeper, input_hash
 from core.database import Database
@@ -27,6 +26,7 @@ from domain.guarding import (
     Verdict,
     count_findings,
     guard_texts,
+    is_shallow,
     judged_spots,
     names_of,
     readable,
@@ -142,7 +142,7 @@ class ContentGuard:
             return raw, guarded.findings
         if document is None:
             return guarded.changed[""], guarded.findings
-        return orjson.dumps(with_texts(document, guarded.changed)).decode(), guarded.findings
+        return _dumped(with_texts(document, guarded.changed)), guarded.findings
 
     # --- before content is kept ---------------------------------------------------------------------
 
@@ -260,10 +260,19 @@ def _document_in(raw: str) -> Any:
     """The JSON document that an answer is, or None where it is none that we would read."""
     try:
         document = parse_document(unfenced(raw))
-        list(texts_of(document))  # as deep as JSON may be, we may not get to the bottom of it
     except (ValueError, RecursionError):
         return None
-    return document if isinstance(document, dict | list) else None
+    return document if isinstance(document, dict | list) and is_shallow(document) else None
+
+
+def _dumped(document: Any) -> str:
+    """The document as JSON that a person can read, or with escapes where it holds what no encoding can carry."""
+    text = json.dumps(document, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(document)
+    return text
 
 
 def _told(found: Found, policy: ContentPolicy) -> tuple[Finding, ...]:

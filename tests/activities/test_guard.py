@@ -62,7 +62,7 @@ from tests.support.job_rows import add_running_job, event_rows
 MAIL: Final = "anna.petrova@mail.example.org"
 PHONE: Final = "+7 916 123-45-67"
 CARD: Final = "4111 1111 1111 1111"
-SECRETS: Final = (MAIL, PHONE, CARD, "anna.petrova", "123-45-67", "4111")
+SECRETS: Final = (MAIL, PHONE, CARD, "anna.petrova", "123-45-67", "4111 1111")
 SECTION: Final = Section(id="s1", source="tides.txt", path=("Tides",), paragraphs=(f"Ask {MAIL} or {PHONE}.",))
 
 
@@ -228,7 +228,11 @@ class TestMasking:
         f'Sorry, I cannot: {MAIL.replace("@", chr(92) + "u0040")} and{chr(92)}n{PHONE}',
         f'{{"title": "cut off at {MAIL}, {PHONE}',
         f'```json\n{{"a": "{MAIL}", "b": "{PHONE}"}}\n```',
-    ], ids=["fields", "names", "prose", "cut off", "fence"])  # fmt: skip
+        f'{{"a": "{MAIL}", "big": {"9" * 40}, "b": "{PHONE}"}}',
+        f'{{"a": "{MAIL}", "broken": "{chr(92)}ud800", "b": "{PHONE}"}}',
+        "[" * 900 + f'"{MAIL}", "{PHONE}"' + "]" * 900,
+        "[" * 50_000 + f'"{MAIL}", "{PHONE}"' + "]" * 50_000,
+    ], ids=["fields", "names", "prose", "cut off", "fence", "huge", "surrogate", "deep", "abyss"])  # fmt: skip
     async def test_a_draft_is_masked_as_well(
         self, database: Database, make_writer: MakeWriter, job: JobRef, raw: str
     ) -> None:
@@ -239,7 +243,7 @@ class TestMasking:
         assert written.draft is not None
         assert len(model.asked) == 2
         shown = f"{written.draft} {model.asked[1].messages} {await everything_kept(database, job.tenant_id)}"
-        assert not any(secret in shown for secret in ("petrova", "123-45-67", "4111"))
+        assert not any(secret in shown for secret in ("petrova", "123-45-67", "4111 1111", "411111111111"))
         assert {one.kind for one in written.findings} >= {FindingKind.EMAIL, FindingKind.PHONE}
 
     async def test_a_resumed_step_tells_the_same_once(
