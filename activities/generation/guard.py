@@ -80,6 +80,7 @@ class ContentGuard:
         *,
         keep_judgements: timedelta = _KEPT_FOR,
     ) -> None:
+        self._database = database
         self._keeper = keeper
         self._detector = detector
         self._policies = PolicyReader(database)
@@ -209,7 +210,8 @@ class ContentGuard:
 
     async def sum_up(self, job: JobRef, provider: str) -> dict[str, Any]:
         """What was looked for in the whole job, and how much of it was found; for the job's result."""
-        async with self._keeper.effect(job) as connection:
+        # Only read, and without the fence: a caller may be inside a transaction that holds the job already.
+        async with self._database.tenant(job.tenant_id) as connection:
             results = StepResultRepository(connection)
             found = (await results.get_by_prefix(job, _FOUND)).values()
             sent = (await results.get_by_prefix(job, _SENT)).values()
