@@ -19,6 +19,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from activities.federated.steps import FederatedActivities
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.guard import ContentGuard
 from activities.generation.lesson_parts import LessonPartActivities
 from activities.generation.models import Models
 from activities.generation.sections import SectionActivities
@@ -53,7 +54,10 @@ from core.temporal import connect, create_data_converter, workflow_sandbox
 from core.version import VERSION
 from domain.errors import DatabaseUnavailable, LonghaulError, TemporalUnavailable
 from domain.generation import LanguageModel
+from domain.guarding import Moderator
+from gateways.detection import PersonalDataDetector
 from gateways.file_channel import FileGateway
+from gateways.moderation import OpenAIModerator
 from gateways.offline import OfflineLanguageModel
 from gateways.openai import OpenAILanguageModel
 from gateways.telegram import TelegramGateway
@@ -321,6 +325,7 @@ class WorkerProcess:
             inject=tracing.inject if tracing.enabled else None,
         ) as http:
             models: list[LanguageModel] = [OfflineLanguageModel()]
+            moderators: list[Moderator] = []
             if settings.openai_api_key is not None:
                 models.append(
                     OpenAILanguageModel(
@@ -333,9 +338,25 @@ class WorkerProcess:
                     )
                 )
             documents = DocumentStore(database, create_artifact_store(settings.store_url))
+            if settings.openai_api_key is not None and settings.openai_moderation:
+                moderators.append(
+                    OpenAIModerator(
+                        client=http,
+                        base_url=settings.openai_base_url,
+                        api_key=settings.openai_api_key,
+                        model=settings.openai_moderation_model,
+                    )
+                )
+            guard = ContentGuard(
+                database,
+                keeper,
+                PersonalDataDetector(),
+                moderators,
+                keep_judgements=timedelta(hours=settings.response_cache_hours),
+            )
             writer = StructuredWriter(
                 database,
-                PaidCalls(database, keeper, self._metrics, slots),
+                PaidCalls(database, keeper, self._metrics, slots, guard=guard),
                 cache_for=timedelta(hours=settings.response_cache_hours),
             )
             known = Models(models)

@@ -30,6 +30,7 @@ from api.routes import (
     courses,
     events,
     federated,
+    guarding,
     health,
     jobs,
     publishing,
@@ -59,6 +60,7 @@ from services.courses import CourseService
 from services.families import create_kinds
 from services.federated.runtime import create_runtime
 from services.federated.services import create_federated
+from services.guarding import PolicyService
 from services.jobs import JobService
 from services.kinds import KindRegistry
 from services.pollers import Pollers
@@ -90,6 +92,7 @@ FAMILIES: Final = (
     federated.router,
     publishing.router,
     courses.router,
+    guarding.router,
 )
 """Every family's routes, one name each."""
 
@@ -184,6 +187,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         courses=CourseService(database, store),
         publishing=PublishingService(database, job_service, client, box),
         dialogs=DialogService(database, client),
+        policies=PolicyService(database),
         webhooks=WebhookService(database, box, exempt_hosts=settings.webhook_exempt_hosts),
         reader=reader,
         federated=create_federated(

@@ -19,6 +19,7 @@ from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.courses import CourseService
 from services.federated.services import FederatedServices
+from services.guarding import PolicyService
 from services.jobs import JobService
 from services.publishing.dialogs import DialogService
 from services.publishing.orders import PublishingService
@@ -51,6 +52,7 @@ class Services:
     publishing: PublishingService
     dialogs: DialogService
     webhooks: WebhookService
+    policies: PolicyService
     hub: EventHub
     served: ServedQueues
     links: Links

@@ -119,6 +119,8 @@ class Settings(BaseSettings):
         }
     )
     openai_can_look_up: bool = True
+    openai_moderation: bool = True
+    openai_moderation_model: Annotated[str, StringConstraints(min_length=1)] = "omni-moderation-latest"
 
     # publishing
     telegram_base_url: str | None = None

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
+from domain.guarding import Finding
 from domain.model import Frozen
 from domain.text import Line, Prose, check_language
 
@@ -381,7 +382,10 @@ class Finish(StrEnum):
 
 
 class Completion(Frozen):
-    """What came back. ``text`` is the raw answer, not yet validated; ``refusal`` is set when Finish is REFUSAL."""
+    """What came back. ``text`` is the raw answer, not yet validated; ``refusal`` is set when Finish is REFUSAL.
+
+    ``findings`` are those of the tenant's content policy, which ``text`` has been through before it is kept anywhere.
+    """
 
     text: str
     finish: Finish
@@ -389,6 +393,7 @@ class Completion(Frozen):
     usage: TokenUsage
     model: str
     provider_request_id: str | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 class Price(Frozen):
@@ -439,7 +444,7 @@ class ContentStatus(StrEnum):
     READY = "ready"
     DRAFT = "draft"  # did not fit its schema, also after the one repair
     REFUSED = "refused"
-    FILTERED = "filtered"
+    FILTERED = "filtered"  # by the provider, or by the tenant's content policy
     TRUNCATED = "truncated"
 
 
@@ -490,6 +495,8 @@ class Lesson(Frozen):
     status: ContentStatus
     content: LessonContent | None
     draft: DraftNote | None = None
+    findings: tuple[Finding, ...] = ()
+    """What the tenant's content policy masked, flagged or blocked; pointers are into ``content``, or else the draft."""
     section_ids: tuple[str, ...] = ()
     provenance: Provenance
     slides: SlideDeck | None = None

@@ -99,7 +99,7 @@ def validate_answer(model: type[ModelT], raw_text: str) -> ModelT | AnswerFault:
     A code fence around the document is forgiven. Never raises for the contents of the text, and never repeats
     them in a message beyond names of members.
     """
-    document = _unfenced(raw_text)
+    document = unfenced(raw_text)
     try:
         data = parse_document(document)
         faults = tuple(text_faults(data, ""))
@@ -117,7 +117,8 @@ def validate_answer(model: type[ModelT], raw_text: str) -> ModelT | AnswerFault:
         return AnswerFault(errors=tuple((pointer(e["loc"], data), e["msg"]) for e in errors[:_MAX_FAULTS]))
 
 
-def _unfenced(text: str) -> str:
+def unfenced(text: str) -> str:
+    """Return ``text`` without the code fence around it, if there is one."""
     stripped = text.strip()
     opening, line_break, rest = stripped.partition("\n")
     if opening.rstrip().lower() in {"```", "```json"} and line_break and rest.endswith("```"):
@@ -170,7 +171,7 @@ def text_faults(value: Any, at: str) -> Iterator[tuple[str, str]]:
             bad_name = tuple(_fault_of(storable, name, at))
             yield from bad_name
             if not bad_name:
-                yield from text_faults(item, f"{at}/{_escaped(name)}")
+                yield from text_faults(item, f"{at}/{escaped(name)}")
 
 
 def _fault_of(check: Callable[[str], str], text: str, at: str) -> Iterator[tuple[str, str]]:
@@ -180,7 +181,8 @@ def _fault_of(check: Callable[[str], str], text: str, at: str) -> Iterator[tuple
         yield at, str(exc)
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
+    """Return ``name`` as a part of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")
 
 
@@ -193,5 +195,5 @@ def pointer(location: tuple[int | str, ...], data: Any) -> str:
             here = here[step]
         elif position + 1 < len(location) or not isinstance(here, dict):
             continue
-        pointer += f"/{_escaped(str(step))}"
+        pointer += f"/{escaped(str(step))}"
     return pointer

@@ -53,6 +53,7 @@ class Scope(StrEnum):
     PUBLISHING_READ = "publishing:read"
     PUBLISHING_WRITE = "publishing:write"
     WEBHOOKS_MANAGE = "webhooks:manage"
+    POLICIES_MANAGE = "policies:manage"
 
 
 ALL_SCOPES: Final = tuple(Scope)

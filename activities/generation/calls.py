@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from activities.generation.guard import ContentGuard
 from activities.generation.slots import CallSlots
 from activities.steps import StepKeeper
 from core.database import Database
@@ -14,6 +15,7 @@ from core.metrics import WorkerMetrics
 from domain.errors import BudgetExceeded, Outcome, ProviderError
 from domain.generation import Completion, CompletionRequest, LanguageModel, TokenUsage
 from domain.jobs import JobRef
+from gateways.detection import PersonalDataDetector
 from repositories.generation import SENDING, CallDesk, CallLedger, NewCall
 
 _log = structlog.get_logger(__name__)
@@ -35,6 +37,7 @@ class PaidCalls:
         metrics: WorkerMetrics,
         slots: CallSlots,
         *,
+        guard: ContentGuard | None = None,
         look_pauses_seconds: Sequence[float] = _LOOK_PAUSES_SECONDS,
     ) -> None:
         self._database = database
@@ -43,6 +46,8 @@ class PaidCalls:
         self._metrics = metrics
         self._slots = slots
         self._look_pauses_seconds = look_pauses_seconds
+        self.guard = guard or ContentGuard(database, keeper, PersonalDataDetector())
+        """What every answer goes through before it is kept; without another one with local detectors alone."""
 
     async def complete(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
         """The answer to the request, paid for once. Raises ProviderError, BudgetExceeded and PriceUnknown."""
@@ -59,6 +64,8 @@ class PaidCalls:
         if found is None:
             # Another attempt, on its way out, has just brought the answer home.
             return await self.complete(job, step, model, request)
+        # Before it is written down anywhere, the memory of this job included.
+        found = await self.guard.screen(job, found, language=request.task.language)
         await self._settle(job, model, request, found)
         return found
 

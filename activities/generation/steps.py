@@ -39,6 +39,7 @@ from domain.generation_plan import (
     lesson_parts,
     module_step,
 )
+from domain.guarding import Verdict
 from domain.jobs import JobRef
 from domain.model import Frozen
 from prompts import course_lesson, course_outline, revision
@@ -58,6 +59,7 @@ _WHY_UNUSABLE: Final = {
     ContentStatus.FILTERED: ("E.GENERATION.FILTERED", "the provider's content filter stopped the outline"),
     ContentStatus.TRUNCATED: ("E.GENERATION.TRUNCATED", "the outline was cut off at the token limit"),
 }
+_BLOCKED: Final = ("E.GENERATION.BLOCKED", "the tenant's content policy stopped the outline")
 
 
 class CourseStepInput(Frozen):
@@ -241,6 +243,7 @@ class GenerationActivities:
             result = {
                 "course_id": str(job.job_id), "version": version.number, **course_result(course, artifacts)
             }  # fmt: skip
+            result["guarding"] = await self._writer.guard.sum_up(job, wanted.provider)
             async with self._keeper.effect(job) as connection:
                 earlier = await StepResultRepository(connection).get_or_none(job, EXPORT_STEP, digest)
                 if earlier is not None:
@@ -294,7 +297,8 @@ class GenerationActivities:
     async def _keep_outline(self, job: JobRef, digest: str, corpus_id: UUID, written: Written[CourseOutline]) -> UUID:
         if written.content is None:
             await self._keep_bad_outline(job, written)
-            code, detail = _WHY_UNUSABLE[written.status]
+            blocked = Verdict(findings=written.findings).blocked
+            code, detail = _BLOCKED if blocked else _WHY_UNUSABLE[written.status]
             raise ContentError(detail, code=code)
         outline = KeptOutline(outline=written.content, provenance=written.provenance)
         data = {"title": written.content.title, "modules": [module.title for module in written.content.modules]}

@@ -106,6 +106,7 @@ def lesson_of(index: int, planned: LessonOutline, written: Written[LessonContent
         status=written.status,
         content=written.content,
         draft=written.draft,
+        findings=written.findings,
         section_ids=planned.section_ids,
         provenance=written.provenance,
     )

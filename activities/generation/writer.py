@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 from pydantic import ValidationError
 
 from activities.generation.calls import PaidCalls
+from activities.generation.guard import Part
 from activities.steps import input_hash
 from core.database import Database
 from domain.generation import (
@@ -23,6 +24,7 @@ from domain.generation import (
     Provenance,
     Task,
 )
+from domain.guarding import Finding, GuardAction, Verdict
 from domain.jobs import JobRef
 from domain.model import Frozen
 from domain.structured import AnswerFault, strict_schema, validate_answer
@@ -38,6 +40,8 @@ _UNUSABLE: Final = {
     Finish.CONTENT_FILTER: ContentStatus.FILTERED,
     Finish.LENGTH: ContentStatus.TRUNCATED,
 }
+_CONTENT: Final = "$content"
+_MASKED: Final = "$masked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Written(Generic[AnswerT]):
     content: AnswerT | None
     draft: DraftNote | None
     provenance: Provenance
+    findings: tuple[Finding, ...] = ()
+    """What the tenant's content policy masked, flagged or blocked; blocked content is FILTERED, and gone."""
 
 
 class StructuredWriter:
@@ -75,15 +81,17 @@ class StructuredWriter:
     def __init__(self, database: Database, calls: PaidCalls, *, cache_for: timedelta) -> None:
         self._cache = ResponseCache(database)
         self._calls = calls
+        self.guard = calls.guard
         self._cache_for = cache_for
 
     async def write(
         self, job: JobRef, step: str, model: LanguageModel, model_name: str, wish: Wish[AnswerT]
     ) -> Written[AnswerT]:
         """Ask, validate, repair at most once. Raises what PaidCalls raises."""
-        request = _request(job, step, model_name, wish)
+        request = await self.guard.seal(job, step, model, _request(job, step, model_name, wish))
+        part = Part(job=job, name=step, digest=request.op, provider=model.name, language=wish.task.language)
         key = _cache_key(model.name, request, wish)
-        cached = None if wish.fresh else await self._from_cache(job, key, model.name, request, wish)
+        cached = None if wish.fresh else await self._from_cache(part, key, request, wish)
         if cached is not None:
             return cached
         first = await self._calls.complete(job, step, model, request)
@@ -93,23 +101,43 @@ class StructuredWriter:
             second = _repair_request(request, first, judged)
             answers.append(await self._calls.complete(job, step, model, second))
             judged = _judge(answers[-1], wish)
-        written = _written(judged, answers, model, request.model, wish)
+        written = await self._reviewed(part, _written(judged, answers, model, request.model, wish))
         if written.content is not None:
-            await self._keep(job, key, written.content)
+            await self._keep(job, key, written.content, written.findings)
         return written
 
+    async def _reviewed(self, part: Part, written: Written[AnswerT]) -> Written[AnswerT]:
+        """What was written, with everything the content policy has to say about it."""
+        seen = written.draft.raw if written.content is None and written.draft else written.content
+        document = seen.model_dump(mode="json") if isinstance(seen, Frozen) else seen
+        verdict = await self.guard.review(part, document, written.findings)
+        if verdict.blocked:
+            return _withheld(written, verdict)
+        return replace(written, findings=verdict.findings)
+
     async def _from_cache(
-        self, job: JobRef, key: str, provider: str, request: CompletionRequest, wish: Wish[AnswerT]
+        self, part: Part, key: str, request: CompletionRequest, wish: Wish[AnswerT]
     ) -> Written[AnswerT] | None:
-        kept = await self._cache.get_or_none(job, key)
-        content = None if kept is None else _still_good(kept, wish)
+        """The cached answer, judged anew by the policy of today: the key knows nothing of policies."""
+        kept = await self._cache.get_or_none(part.job, key)
+        if kept is None:
+            return None
+        before = tuple(Finding.model_validate(one) for one in kept.get(_MASKED, ()))
+        if not await self.guard.still_masks(part.job, before):
+            return None
+        document, findings = await self.guard.recheck(part, kept.get(_CONTENT, kept))
+        content = _still_good(document, wish)
         if content is None:
             return None
-        nothing = _provenance(provider, request.model, wish.prompt, answers=[], cost=Decimal(0))
-        return Written(ContentStatus.READY, content, None, nothing)
+        nothing = _provenance(part.provider, request.model, wish.prompt, answers=[], cost=Decimal(0))
+        return await self._reviewed(part, Written(ContentStatus.READY, content, None, nothing, (*before, *findings)))
 
-    async def _keep(self, job: JobRef, key: str, content: Frozen) -> None:
-        await self._cache.put(job, key, content.model_dump(mode="json"), keep=self._cache_for)
+    async def _keep(self, job: JobRef, key: str, content: Frozen, findings: Sequence[Finding]) -> None:
+        answer = content.model_dump(mode="json")
+        masked = [one.model_dump(mode="json") for one in findings if one.action is GuardAction.MASK]
+        if masked:  # what was under the masks is not here, so it matters whether it is still to be masked
+            answer = {_CONTENT: answer, _MASKED: masked}
+        await self._cache.put(job, key, answer, keep=self._cache_for)
 
 
 @functools.cache
@@ -183,10 +211,22 @@ def _written(
     provenance = _provenance(model.name, last.model, wish.prompt, answers=answers, cost=cost)
     raw = last.refusal or last.text
     if isinstance(judged, ContentStatus):
-        return Written(judged, None, DraftNote(raw=raw), provenance)
+        return Written(judged, None, DraftNote(raw=raw), provenance, last.findings)
     if isinstance(judged, AnswerFault):
-        return Written(ContentStatus.DRAFT, None, DraftNote(raw=raw, errors=judged.errors), provenance)
-    return Written(ContentStatus.READY, judged, None, provenance)
+        note = DraftNote(raw=raw, errors=judged.errors)
+        return Written(ContentStatus.DRAFT, None, note, provenance, last.findings)
+    return Written(ContentStatus.READY, judged, None, provenance, last.findings)
+
+
+def _withheld(written: Written[AnswerT], verdict: Verdict) -> Written[AnswerT]:
+    """What is left of blocked content: where the policy stopped it, and why."""
+    stops = dict.fromkeys(
+        (one.pointer, f"blocked by the content policy: {one.kind.value}")
+        for one in verdict.findings
+        if one.action is GuardAction.BLOCK
+    )
+    note = DraftNote(raw="", errors=tuple(stops))
+    return replace(written, status=ContentStatus.FILTERED, content=None, draft=note, findings=verdict.findings)
 
 
 def _provenance(

@@ -102,6 +102,7 @@ class Match(Frozen):
     ``every`` each so-manieth, ``probability`` a seeded share.
     """
 
+    endpoint: Literal["chat", "moderations"] = "chat"
     schema_name: str | None = None
     op: str | None = None
     nth: Annotated[int, Field(ge=1)] | None = None
@@ -130,9 +131,13 @@ class Script:
         self._seen = [0] * len(self.rules)
         self._fired = [0] * len(self.rules)
 
-    def decide(self, *, schema_name: str | None, op: str | None) -> Action | None:
+    def decide(self, *, schema_name: str | None = None, op: str | None = None, endpoint: str = "chat") -> Action | None:
         """Say what happens to the next call; None where it is to be answered well."""
-        fitting = [index for index, rule in enumerate(self.rules) if self._fits(index, rule, schema_name, op)]
+        fitting = [
+            index
+            for index, rule in enumerate(self.rules)
+            if rule.match.endpoint == endpoint and self._fits(index, rule, schema_name, op)
+        ]
         for index in fitting:
             rule = self.rules[index]
             if rule.times is None or self._fired[index] < rule.times:

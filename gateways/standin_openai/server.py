@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from domain.model import Frozen
 from gateways.standin_openai import wire
+from gateways.standin_openai.moderation import moderation, read_moderation
 from gateways.standin_openai.script import (
     BEFORE_WORK,
     RULES,
@@ -84,6 +85,7 @@ class _State:
         self.calls: list[CallRecord] = []
         self.requests: list[dict[str, Any]] = []
         self.stored: dict[str, _Stored] = {}
+        self.moderations: list[tuple[str, ...]] = []
         self.arrived = 0
         self.in_flight = 0
         self.high_water = 0
@@ -97,6 +99,7 @@ class _State:
             "calls": len(self.calls),
             "billed": len(billed),
             "stored": len(self.stored),
+            "moderations": len(self.moderations),
             "in_flight": self.in_flight,
             "concurrency_high_water": self.high_water,
             "outcomes": dict(Counter(call.outcome for call in self.calls)),
@@ -216,6 +219,11 @@ class StandInOpenAI:
         return tuple(self._state.requests)
 
     @property
+    def moderations(self) -> tuple[tuple[str, ...], ...]:
+        """The texts of every call of ``POST /v1/moderations`` that arrived, in order."""
+        return tuple(self._state.moderations)
+
+    @property
     def stats(self) -> dict[str, Any]:
         """The same as ``GET /control/stats``."""
         return self._state.stats()
@@ -248,6 +256,7 @@ class StandInOpenAI:
             Route("/v1/chat/completions", self._list_stored, methods=["GET"]),
             Route(stored, self._get_stored, methods=["GET"]),
             Route(f"{stored}/messages", self._list_messages, methods=["GET"]),
+            Route("/v1/moderations", self._moderate, methods=["POST"]),
             Route("/v1/models", self._list_models, methods=["GET"]),
             Route("/v1/models/{model}", self._get_model, methods=["GET"]),
             Route(f"{_CONTROL_PREFIX}/calls", self._control_calls, methods=["GET"]),
@@ -361,6 +370,25 @@ class StandInOpenAI:
             self._log.write(f"{final.model_dump_json()}\n")
             self._log.flush()
         self._notify()
+
+    # --- moderation ---
+
+    async def _moderate(self, request: Request) -> Response:
+        """Judge texts. It is free and quick, and its faults are those of rules that name this endpoint."""
+        state = self._state
+        body = await request.body()
+        wire.check_key(request.headers.get("authorization"))
+        wished = read_moderation(body)
+        state.moderations.append(tuple(wished.texts))
+        self._notify()
+        request_id = f"req_mod{len(state.moderations):06d}"
+        action = state.script.decide(endpoint="moderations")
+        if action is not None and (action.kind in BEFORE_WORK or action == Hang(billed=False)):
+            return _unworked(request, action, request_id)
+        if isinstance(action, Delay):
+            await asyncio.sleep(action.seconds)
+        judged = moderation(wished, identifier=f"modr-{self._seed:x}{len(state.moderations):08d}", seed=self._seed)
+        return _delivery(judged, action, _headers(request_id))
 
     # --- what is stored ---
 

@@ -36,6 +36,7 @@ from repositories.tables.federated import (
     fl_versions,
 )
 from repositories.tables.generation import prompts, provider_calls, response_cache
+from repositories.tables.guarding import guard_policies
 from repositories.tables.publishing import (
     bot_updates,
     bots,
@@ -92,6 +93,7 @@ __all__ = [
     "fl_participants",
     "fl_rounds",
     "fl_versions",
+    "guard_policies",
     "idempotency_keys",
     "installation",
     "job_events",

@@ -32,7 +32,7 @@ from domain.generation import (
     TokenUsage,
 )
 from domain.structured import AnswerFault, strict_schema, validate_answer
-from gateways import openai as gateway
+from gateways import openai_wire as gateway
 from gateways.openai import OpenAILanguageModel
 from gateways.standin_openai import Match, Rule, StandInOpenAI
 from gateways.standin_openai import script as scripted
