@@ -334,6 +334,11 @@ class RevisionTask(Frozen):
     comment: str | None
     part: int | None = None
 
+    @property
+    def language(self) -> str:
+        """The language of what is made anew."""
+        return self.of.language
+
 
 Task = OutlineTask | LessonTask | SlidesTask | QuizTask | RevisionTask
 

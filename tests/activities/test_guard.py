@@ -17,6 +17,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
 from activities.generation.guard import ContentGuard
+from activities.generation.models import Models
 from activities.generation.slots import CallSlots
 from activities.generation.steps import (
     CourseStepInput,
@@ -491,7 +492,7 @@ async def course_of(
     writer = StructuredWriter(database, calls, cache_for=timedelta(0))
     yield (
         GenerationActivities(
-            keeper, DocumentStore(database, store), writer, [OfflineLanguageModel()], lessons_at_once=2
+            keeper, DocumentStore(database, store), writer, Models([OfflineLanguageModel()]), lessons_at_once=2
         ),
         job,
     )
@@ -533,7 +534,7 @@ class TestCourse:
         async with course_of(database, store, tenant_id) as (course, job):
             corpus_id = await ActivityEnvironment().run(course.prepare_sources, CourseStepInput(job=job))
             spoiled = Says('{"title": "Ask anna.petrova@mail.example.org"}', name="offline")
-            monkeypatch.setitem(course._models, "offline", spoiled)
+            monkeypatch.setattr(course, "_models", Models([spoiled]))
             with pytest.raises(Exception, match="content policy stopped the outline") as caught:
                 await ActivityEnvironment().run(course.write_outline, WriteOutlineInput(job=job, corpus_id=corpus_id))
         assert isinstance(caught.value.__cause__, ContentError)
