@@ -355,6 +355,14 @@ class ContentError(LonghaulError):
         self.code = code
 
 
+class EvaluationFailed(LonghaulError):
+    """An evaluation was carried out, and what it found is not good; the detail names the cases and metrics."""
+
+    def __init__(self, detail: str, *, code: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
 TITLES: Final[dict[str, str]] = {
     "E.INTERNAL": "Internal error",
     "E.NOT_FOUND": "Not found",
@@ -399,6 +407,8 @@ TITLES: Final[dict[str, str]] = {
     "E.OPENAI.UNAVAILABLE": "The model provider has a fault",
     "E.OPENAI.PROTOCOL": "The model provider's answer is not understood",
     "E.OPENAI.NOT_CONFIGURED": "No model provider is configured",
+    "E.EVALUATION.REGRESSED": "The evaluation found courses worse than before",
+    "E.EVALUATION.BELOW_FLOOR": "The evaluation found courses that are not good enough",
     "E.FEDERATED.UPDATE": "The update is not acceptable",
     "E.FEDERATED.ROUND_CLOSED": "The round takes no more updates",
     "E.FEDERATED.CONFLICT": "Another update was accepted under this lease",

@@ -33,6 +33,9 @@ from repositories.generation import ResponseCache
 AnswerT = TypeVar("AnswerT", bound=Frozen)
 Rule = Callable[[Any], Sequence[tuple[str, str]]]
 
+_SEED_OF_SAMPLES: Final = 6
+"""The first sample has the seed of an ordinary call."""
+
 _UNUSABLE: Final = {
     Finish.REFUSAL: ContentStatus.REFUSED,
     Finish.CONTENT_FILTER: ContentStatus.FILTERED,
@@ -55,6 +58,9 @@ class Wish(Generic[AnswerT]):
     rule: Rule = lambda _answer: ()
     spoiled: int = 0
     """How many answers to the same wish were no good and ended an attempt of the job; the next one is another call."""
+    sample: int = 0
+    """0: an answer is wanted. From 1: a sample of what the model says today, which is neither taken from the cache nor
+    put there; each number has a seed of its own, so that samples are no copies of each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class StructuredWriter:
         """Ask, validate, repair at most once. Raises what PaidCalls raises."""
         request = _request(job, step, model_name, wish)
         key = _cache_key(model.name, request, wish)
-        cached = await self._from_cache(job, key, model.name, request, wish)
+        cached = None if wish.sample else await self._from_cache(job, key, model.name, request, wish)
         if cached is not None:
             return cached
         first = await self._calls.complete(job, step, model, request)
@@ -92,7 +98,7 @@ class StructuredWriter:
             answers.append(await self._calls.complete(job, step, model, second))
             judged = _judge(answers[-1], wish)
         written = _written(judged, answers, model, request.model, wish)
-        if written.content is not None:
+        if written.content is not None and not wish.sample:
             await self._keep(job, key, written.content)
         return written
 
@@ -119,6 +125,9 @@ def _request(job: JobRef, step: str, model_name: str, wish: Wish[Any]) -> Comple
     parameters = {"model": model_name, "max_output_tokens": wish.max_output_tokens}
     task = wish.task.model_dump(mode="json")
     op = input_hash(str(job.job_id), wish.spoiled, step, wish.prompt.sha256, task, parameters)
+    if wish.sample:
+        op = input_hash(op, wish.sample)
+        parameters = {**parameters, "seed": _SEED_OF_SAMPLES + wish.sample}
     return CompletionRequest(
         op=op,
         messages=wish.messages,

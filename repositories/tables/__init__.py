@@ -20,6 +20,7 @@ from repositories.tables.core import (
     tenants,
     workers,
 )
+from repositories.tables.evaluation import evaluation_cases, evaluation_runs
 from repositories.tables.federated import (
     fl_decisions,
     fl_leases,
@@ -75,6 +76,8 @@ __all__ = [
     "channels",
     "commands",
     "credentials",
+    "evaluation_cases",
+    "evaluation_runs",
     "fl_decisions",
     "fl_leases",
     "fl_models",
