@@ -19,6 +19,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from activities.federated.steps import FederatedActivities
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.evaluation import EvaluationActivities
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
@@ -34,6 +35,7 @@ from activities.saving.steps import SavingActivities
 from activities.schedules import ScheduleActivities
 from activities.steps import StepKeeper
 from core.database import Database, check_schema, create_database
+from core.evaluation_metrics import EvaluationMetrics
 from core.federated_metrics import CycleMetrics
 from core.health import health_app, serve
 from core.http import HttpTimeouts, OutboundMetrics, create_http_client
@@ -83,6 +85,7 @@ from services.webhooks import WebhookDeliverer
 from workflows import diagnostics, federated, generation, publishing, saving, schedules
 from workflows.diagnostics import NoopWorkflow
 from workflows.dialog import DialogWorkflow
+from workflows.evaluation import EvaluationWorkflow
 from workflows.federated import FederatedCycleWorkflow
 from workflows.generation import CourseGenerationWorkflow, CourseModuleWorkflow
 from workflows.publishing import CheckWorkflow, OrderWorkflow, SequenceWorkflow
@@ -122,6 +125,7 @@ class Families:
     jobs: JobActivities
     schedules: ScheduleActivities
     generation: GenerationActivities
+    evaluation: EvaluationActivities
     saving: SavingActivities
     federated: FederatedActivities
     publishing: Publishing
@@ -130,6 +134,7 @@ class Families:
 def queues(families: Families) -> list[Queue]:
     """Every registration of this process, one line a family."""
     timed, course, saved, cycle = families.schedules, families.generation, families.saving, families.federated
+    golden = families.evaluation
     every_job = [families.jobs.begin_job, families.jobs.plan_steps, families.jobs.finish_job]
     return [
         Queue(diagnostics.TASK_QUEUE, [NoopWorkflow], every_job),
@@ -145,8 +150,17 @@ def queues(families: Families) -> list[Queue]:
         ),
         Queue(
             generation.TASK_QUEUE,
-            [CourseGenerationWorkflow, CourseModuleWorkflow],
-            [*every_job, course.prepare_sources, course.write_outline, course.write_lesson, course.export_course],
+            [CourseGenerationWorkflow, CourseModuleWorkflow, EvaluationWorkflow],
+            [
+                *every_job,
+                course.prepare_sources,
+                course.write_outline,
+                course.write_lesson,
+                course.export_course,
+                golden.open_evaluation,
+                golden.evaluate_sample,
+                golden.judge_evaluation,
+            ],
         ),
         Queue(
             saving.TASK_QUEUE,
@@ -217,10 +231,12 @@ class WorkerProcess:
             jobs = self._jobs(database, kinds, sender)
             box = create_secret_box(settings.sealing_keys.get_secret_value())
             post, poller = await self._publishing(database, client, jobs=jobs, box=box, tracing=tracing, stack=stack)
+            course, golden = await stack.enter_async_context(self._generation(database, tracing))
             families = Families(
                 jobs=JobActivities(database, self._metrics),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
-                generation=await stack.enter_async_context(self._generation(database, tracing)),
+                generation=course,
+                evaluation=golden,
                 saving=create_saving(settings, database, self._metrics, worker_id=self._id),
                 federated=self._federated(database),
                 publishing=post,
@@ -282,7 +298,9 @@ class WorkerProcess:
         return None
 
     @asynccontextmanager
-    async def _generation(self, database: Database, tracing: Tracing) -> AsyncIterator[GenerationActivities]:
+    async def _generation(
+        self, database: Database, tracing: Tracing
+    ) -> AsyncIterator[tuple[GenerationActivities, EvaluationActivities]]:
         settings = self._settings
         keeper = StepKeeper(database)
         slots = CallSlots(settings.generation_fan_out)
@@ -310,16 +328,24 @@ class WorkerProcess:
                         can_look_up=settings.openai_can_look_up,
                     )
                 )
-            yield GenerationActivities(
-                keeper,
-                DocumentStore(database, create_artifact_store(settings.store_url)),
-                StructuredWriter(
+            documents = DocumentStore(database, create_artifact_store(settings.store_url))
+            writer = StructuredWriter(
+                database,
+                PaidCalls(database, keeper, self._metrics, slots),
+                cache_for=timedelta(hours=settings.response_cache_hours),
+            )
+            measured = EvaluationMetrics(self._registry, [(model.name, model.default_model) for model in models])
+            yield (
+                GenerationActivities(keeper, documents, writer, models, lessons_at_once=slots.parts_at_once),
+                EvaluationActivities(
                     database,
-                    PaidCalls(database, keeper, self._metrics, slots),
-                    cache_for=timedelta(hours=settings.response_cache_hours),
+                    keeper,
+                    documents,
+                    writer,
+                    models=models,
+                    metrics=measured,
+                    at_once=settings.evaluation_fan_out,
                 ),
-                models,
-                lessons_at_once=slots.parts_at_once,
             )
 
     def _federated(self, database: Database) -> FederatedActivities:

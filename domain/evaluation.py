@@ -11,12 +11,15 @@ from uuid import UUID
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from domain.generation import ContentStatus, CourseInput, InlineSource
+from domain.jobs import StepPlan
 from domain.model import Frozen
 from domain.text import Line, Prose, check_language
 
 KIND: Final = "generation.evaluation"
 MAX_SAMPLES_OF_A_RUN: Final = 400
 """Cases times samples; each is one activity, so this keeps the history of a run short."""
+
+MAX_LESSONS_OF_A_CASE: Final = 10
 
 PREPARE_STEP: Final = "prepare"
 SAMPLES_STEP: Final = "samples"
@@ -74,7 +77,9 @@ class GoldenCase(Frozen):
     _language = field_validator("language")(check_language)
 
     @model_validator(mode="after")
-    def _bounds_in_order(self) -> "GoldenCase":
+    def _consistent(self) -> "GoldenCase":
+        if self.modules * self.lessons_per_module > MAX_LESSONS_OF_A_CASE:
+            raise ValueError(f"a case has at most {MAX_LESSONS_OF_A_CASE} lessons, which are written in one go")
         if self.lesson_words[0] > self.lesson_words[1]:
             raise ValueError("a lesson cannot need more words than it may have")
         return self
@@ -249,3 +254,11 @@ class EvaluationReport(Frozen):
     def regressions(self) -> tuple[Change, ...]:
         """The changes for the worse."""
         return tuple(change for change in self.changes if change.worse)
+
+
+def evaluation_steps(cases: int, samples: int) -> tuple[StepPlan, ...]:
+    """The steps of a run of so many cases, each made so many times."""
+    return (
+        StepPlan(name=SAMPLES_STEP, title="Samples", weight=0.96, total=cases * samples),
+        StepPlan(name=JUDGE_STEP, title="Verdict", weight=0.02),
+    )

@@ -6,10 +6,12 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from domain.evaluation import GoldenCase, Metric, Place
 from domain.generation import ContentStatus, Corpus, CourseOutline, Lesson, LessonContent
+
+ItemT = TypeVar("ItemT")
 
 _WORD: Final = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?…])[\"'»”’)\]]*\s+")
@@ -126,9 +128,9 @@ def agreement(one: Sequence[Place], other: Sequence[Place]) -> float:
     return (by_module + _jaccard(set(one), set(other))) / 2
 
 
-def _jaccard(one: set[tuple[object, ...]] | set[Place], other: set[tuple[object, ...]] | set[Place]) -> float:
-    both: set[object] = set(one) | set(other)
-    return len(set(one) & set(other)) / len(both) if both else 1.0
+def _jaccard(one: set[ItemT], other: set[ItemT]) -> float:
+    both = one | other
+    return len(one & other) / len(both) if both else 1.0
 
 
 def stability(splits: Sequence[Sequence[Place]]) -> list[float]:

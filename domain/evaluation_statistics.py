@@ -6,7 +6,8 @@ Everything is seeded by what it is about, so the same samples always lead to the
 import math
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
@@ -26,7 +27,8 @@ _ROUNDS: Final = 1_000
 _LEVEL: Final = 0.95
 _NORMAL_QUANTILE: Final = 1.959964
 _MOST_WORST: Final = 3
-_MOST_NAMED: Final = 8
+_FEWEST_PAIRS: Final = 5
+"""A mean over fewer cases is not judged: two that fall by chance are nothing rare."""
 
 CASE_MARGIN: Final[Scores] = {
     Metric.COMPLETENESS: 0.05,
@@ -35,7 +37,7 @@ CASE_MARGIN: Final[Scores] = {
     Metric.COVERAGE: 0.10,
     Metric.STABILITY: 0.30,
 }
-"""How much worse one case may become. The whole interval has to lie beyond it: a few samples scatter."""
+"""How much worse one case may become, where the interval of the difference lies below zero."""
 
 SET_MARGIN: Final[Scores] = {
     Metric.COMPLETENESS: 0.02,
@@ -62,7 +64,15 @@ Values = Mapping[Metric, Sequence[float]]
 # --- intervals --------------------------------------------------------------------------------------
 
 
-def bootstrap_mean(values: Sequence[float], *, seed: str, rounds: int = _ROUNDS) -> Estimate:
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """A standard deviation, and how many values more than means it was taken from."""
+
+    deviation: float
+    freedom: int
+
+
+def bootstrap_mean(values: Sequence[float], *, seed: str, rounds: int = _ROUNDS, level: float = _LEVEL) -> Estimate:
     """The mean of ``values`` with its percentile interval. Raises ValueError where there are none."""
     if not values:
         raise ValueError("no values, no mean")
@@ -71,25 +81,48 @@ def bootstrap_mean(values: Sequence[float], *, seed: str, rounds: int = _ROUNDS)
         return Estimate(mean=mean, low=mean, high=mean, n=len(values))
     dice = random.Random(seed)  # noqa: S311 - seeded on purpose
     means = [statistics.fmean(dice.choices(values, k=len(values))) for _ in range(rounds)]
-    return _percentiles(mean, means, n=len(values))
+    ordered = sorted(means)
+    cut = int(len(ordered) * (1 - level) / 2)
+    return Estimate(mean=mean, low=ordered[cut], high=ordered[-cut - 1], n=len(values))
 
 
-def bootstrap_difference(
-    now: Sequence[float], before: Sequence[float], *, seed: str, rounds: int = _ROUNDS
-) -> Estimate:
-    """The difference of two means, now less before, whose samples know nothing of each other."""
+def scatter_of(groups: Iterable[Sequence[float]]) -> Scatter:
+    """How much values scatter inside their groups, taken over all groups: three samples alone would tell too little."""
+    squares, freedom = 0.0, 0
+    for values in groups:
+        freedom += len(values) - 1
+        if min(values) < max(values):  # the mean of equal values may differ from them in its last digit
+            mean = statistics.fmean(values)
+            squares += sum((value - mean) ** 2 for value in values)
+    return Scatter(math.sqrt(squares / freedom) if freedom else 0.0, freedom)
+
+
+def difference_of(now: Sequence[float], before: Sequence[float], *, usual: Scatter, comparisons: int = 1) -> Estimate:
+    """The difference of two means, now less before, whose samples know nothing of each other.
+
+    The interval holds for all of so many ``comparisons`` at once (Bonferroni). It takes the usual scatter, or that of
+    these samples where it is more. Where nobody has a second sample, no scatter is known and it has no width.
+    """
     if not now or not before:
         raise ValueError("no values, no difference")
     difference = statistics.fmean(now) - statistics.fmean(before)
+    own = scatter_of((now, before))
+    spread = max(usual.deviation, own.deviation) * math.sqrt(1 / len(now) + 1 / len(before))
+    reach = student_quantile(1 - (1 - _LEVEL) / (2 * comparisons), usual.freedom) * spread if spread else 0.0
     n = min(len(now), len(before))
-    if min(now) == max(now) and min(before) == max(before):
-        return Estimate(mean=difference, low=difference, high=difference, n=n)
-    dice = random.Random(seed)  # noqa: S311 - seeded on purpose
-    drawn = [
-        statistics.fmean(dice.choices(now, k=len(now))) - statistics.fmean(dice.choices(before, k=len(before)))
-        for _ in range(rounds)
-    ]
-    return _percentiles(difference, drawn, n=n)
+    return Estimate(mean=difference, low=difference - reach, high=difference + reach, n=n)
+
+
+def student_quantile(share: float, freedom: int) -> float:
+    """The quantile of Student's t, by the expansion around the normal one; within a few percent from four on."""
+    z = statistics.NormalDist().inv_cdf(share)
+    v = max(freedom, 1)
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
 
 
 def wilson(successes: int, n: int) -> Estimate:
@@ -100,12 +133,6 @@ def wilson(successes: int, n: int) -> Estimate:
     centre = (share + square / (2 * n)) / (1 + square / n)
     reach = _NORMAL_QUANTILE / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
     return Estimate(mean=share, low=max(0.0, centre - reach), high=min(1.0, centre + reach), n=n)
-
-
-def _percentiles(mean: float, drawn: Sequence[float], *, n: int) -> Estimate:
-    ordered = sorted(drawn)
-    cut = int(len(ordered) * (1 - _LEVEL) / 2)
-    return Estimate(mean=mean, low=ordered[cut], high=ordered[-cut - 1], n=n)
 
 
 # --- a run ------------------------------------------------------------------------------------------
@@ -162,30 +189,42 @@ def compare(now: Mapping[str, Values], before: Mapping[str, Values]) -> tuple[Ch
     both = sorted(now.keys() & before.keys())
     single: list[Change] = []
     whole: list[Change] = []
-    for metric in Metric:
-        measured = [case for case in both if metric in now[case] and metric in before[case]]
-        changes = [_case_change(metric, case, now[case][metric], before[case][metric]) for case in measured]
+    pairs = {metric: [case for case in both if metric in now[case] and metric in before[case]] for metric in Metric}
+    comparisons = sum(map(len, pairs.values()))
+    for metric, cases in pairs.items():
+        usual = scatter_of(run[case][metric] for case in cases for run in (now, before))
+        changes = [
+            _case_change(
+                metric,
+                case,
+                difference_of(now[case][metric], before[case][metric], usual=usual, comparisons=comparisons),
+                before=statistics.fmean(before[case][metric]),
+                now=statistics.fmean(now[case][metric]),
+            )
+            for case in cases
+        ]
         single += changes
-        if len(changes) > 1:
+        if len(changes) >= _FEWEST_PAIRS:
             whole.append(_set_change(metric, changes))
     return (*whole, *single)
 
 
-def _case_change(metric: Metric, case: str, now: Sequence[float], before: Sequence[float]) -> Change:
-    difference = bootstrap_difference(now, before, seed=f"{case}/{metric}/difference")
+def _case_change(metric: Metric, case: str, difference: Estimate, *, before: float, now: float) -> Change:
     return Change(
         metric=metric,
         case=case,
-        before=statistics.fmean(before),
-        now=statistics.fmean(now),
+        before=before,
+        now=now,
         difference=difference,
-        worse=_below(difference.high, -CASE_MARGIN[metric]),
+        worse=_below(difference.mean, -CASE_MARGIN[metric]) and _below(difference.high, 0),
     )
 
 
 def _set_change(metric: Metric, changes: Sequence[Change]) -> Change:
     """Paired: each case is compared with itself, so what makes cases differ does not hide a change."""
-    difference = bootstrap_mean([change.difference.mean for change in changes], seed=f"all/{metric}/difference")
+    level = 1 - (1 - _LEVEL) / len(Metric)
+    moves = [change.difference.mean for change in changes]
+    difference = bootstrap_mean(moves, seed=f"all/{metric}/difference", level=level)
     worse = _below(difference.mean, -SET_MARGIN[metric]) and _below(difference.high, 0)
     fallen = sorted((change for change in changes if change.difference.mean < 0), key=lambda one: one.difference.mean)
     return Change(
@@ -227,20 +266,3 @@ def judge(changes: Sequence[Change], floors: Sequence[FloorFault]) -> Verdict:
     if any(change.worse for change in changes):
         return Verdict.REGRESSED
     return Verdict.BELOW_FLOOR if floors else Verdict.GOOD
-
-
-def explain(changes: Sequence[Change], floors: Sequence[FloorFault]) -> str:
-    """Which cases and metrics a verdict is about, in a sentence; '' where all is well."""
-    fallen = [
-        f"{change.metric} of {change.case or 'all cases'} fell from {change.before:.3f} to {change.now:.3f}"
-        + (f" (most in {', '.join(change.worst)})" if change.worst else "")
-        for change in changes
-        if change.worse
-    ]
-    low = [
-        f"{fault.metric} is {fault.mean:.3f}, below its floor of {fault.floor:.2f} (in {', '.join(fault.cases[:_MOST_WORST])})"
-        for fault in floors
-    ]
-    named = [*fallen, *low]
-    more = len(named) - _MOST_NAMED
-    return "; ".join(named[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")

@@ -10,6 +10,7 @@ from uuid import UUID
 from temporalio import activity
 
 from activities.generation.documents import DocumentStore
+from activities.generation.models import pick_model
 from activities.generation.wishes import course_result, lesson_of, lesson_wish, outline_wish, render_all
 from activities.generation.writer import StructuredWriter, Written
 from activities.heartbeat import heartbeating
@@ -242,14 +243,7 @@ class GenerationActivities:
     # --- models -------------------------------------------------------------------------------------
 
     def _model(self, wanted: CourseInput) -> tuple[LanguageModel, str]:
-        model = self._models.get(wanted.provider)
-        if model is None:
-            raise ContentError(
-                f"this worker has no credentials for the provider {wanted.provider}", code="E.OPENAI.NOT_CONFIGURED"
-            )
-        name = wanted.model or model.default_model
-        model.price(name)  # raises PriceUnknown before anything is spent
-        return model, name
+        return pick_model(self._models, wanted.provider, wanted.model)
 
     async def _make_lesson(self, step: WriteLessonInput) -> Lesson:
         job = step.job

@@ -37,7 +37,8 @@ evaluation_runs: Final = Table(
     job_key(),
     CheckConstraint("verdict in ('good','regressed','below_floor')", name="verdict"),
     CheckConstraint("(verdict is null) = (judged_at is null)", name="judged"),
-    comment="Evaluations. One without a verdict did not finish, or ran out of its budget; only good ones are baselines.",
+    comment="Evaluations. One without a verdict did not finish, or ran out of its budget;"
+    " only good ones are baselines.",
 )
 Index(
     "ix_evaluation_runs_good",

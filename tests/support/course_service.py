@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import MagicMock
@@ -18,6 +19,7 @@ from temporalio.worker import Worker
 import worker
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.evaluation import EvaluationActivities
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
@@ -27,6 +29,7 @@ from activities.saving.importer import Importer, ImportLimits
 from activities.saving.steps import SavingActivities
 from activities.steps import StepKeeper
 from core.database import Database
+from core.evaluation_metrics import EvaluationMetrics
 from core.ids import new_id
 from core.metrics import WorkerMetrics
 from core.store import ArtifactStore
@@ -37,6 +40,7 @@ from gateways.offline import OfflineLanguageModel
 from repositories.rows import AnyRow
 from services.commands import CommandSender
 from services.diagnostics import NOOP
+from services.evaluation import evaluation_kind
 from services.generation import course_kind
 from services.jobs import JobRequest, JobService
 from services.kinds import KindRegistry
@@ -105,6 +109,7 @@ class Courses:
     model: HeldModel
     store: ArtifactStore
     task_queue: str
+    evaluation_registry: CollectorRegistry
 
     async def start(self, *, modules: int = 2, lessons: int = 2, **changes: Any) -> JobRef:
         """Start a course on tides."""
@@ -171,12 +176,13 @@ async def serving_courses(
     metrics = WorkerMetrics(CollectorRegistry())
     keeper = StepKeeper(database)
     model = HeldModel()
-    course = GenerationActivities(
-        keeper,
-        DocumentStore(database, store),
-        StructuredWriter(database, PaidCalls(database, keeper, metrics, CallSlots(100)), cache_for=cache_for),
-        [model, *more_models],
-        lessons_at_once=fan_out,
+    documents = DocumentStore(database, store)
+    writer = StructuredWriter(database, PaidCalls(database, keeper, metrics, CallSlots(100)), cache_for=cache_for)
+    models = [model, *more_models]
+    course = GenerationActivities(keeper, documents, writer, models, lessons_at_once=fan_out)
+    registry = CollectorRegistry()
+    golden = EvaluationActivities(
+        database, keeper, documents, writer, models=models, metrics=EvaluationMetrics(registry), at_once=fan_out
     )
     flusher = Flusher(database, most_records=5_000)
     limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
@@ -184,13 +190,15 @@ async def serving_courses(
         jobs=JobActivities(database, metrics),
         schedules=MagicMock(),
         generation=course,
+        evaluation=golden,
         saving=SavingActivities(flusher, Importer(database, store, keeper, limits), keeper, metrics),
         federated=MagicMock(),
         publishing=idle_publishing(database),
     )
     real = {diagnostics.TASK_QUEUE, generation.TASK_QUEUE, saving.TASK_QUEUE, publishing.TASK_QUEUE}
     served = [queue for queue in worker.queues(families) if queue.name in real]
-    all_kinds = (course_kind(database, store), NOOP, import_kind(database, store))
+    evaluations = evaluation_kind(database, default_budget_usd=Decimal(5))
+    all_kinds = (course_kind(database, store), evaluations, NOOP, import_kind(database, store))
     kinds = [dataclasses.replace(kind, task_queue=task_queue) for kind in all_kinds]
     service = JobService(
         database,
@@ -207,7 +215,7 @@ async def serving_courses(
         workflow_runner=workflow_sandbox(),
     ):
         try:
-            yield Courses(database, client, tenant_id, service, model, store, task_queue)
+            yield Courses(database, client, tenant_id, service, model, store, task_queue, registry)
         finally:
             # A worker waits for its activities; none may be held for ever once the test is over.
             model.open.set()
