@@ -3,8 +3,10 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 from domain.evaluation import GoldenCase, Metric, SampleResult
+from domain.evaluation_report import RunFacts
 from domain.generation import (
     Completion,
     CompletionRequest,
@@ -119,6 +121,15 @@ def sample(case: str = "a", number: int = 1, *, places: Any = (("s1", 0, 0),), *
         cost_usd=Decimal("0.02"),
         seconds=1.5,
     )
+
+
+def facts() -> RunFacts:
+    """A run of nobody."""
+    job = UUID("01890000-0000-7000-8000-000000000000")
+    return RunFacts(
+        job_id=job, golden_set="core", checksum="0", provider="offline", model="extractive-1", samples=1,
+        extractive=False, prompts={"course-lesson": "1"}, baseline_job_id=None, judged_at=NOWHERE.generated_at,
+    )  # fmt: skip
 
 
 class WorseModel(HeldModel):
