@@ -29,6 +29,7 @@ from repositories.tables.federated import (
     fl_versions,
 )
 from repositories.tables.generation import prompts, provider_calls, response_cache
+from repositories.tables.leases import provider_leases
 from repositories.tables.publishing import (
     bot_updates,
     bots,
@@ -92,6 +93,7 @@ __all__ = [
     "owner_tasks",
     "prompts",
     "provider_calls",
+    "provider_leases",
     "publications",
     "rate_parties",
     "rate_scopes",
