@@ -50,6 +50,7 @@ from repositories.tables.publishing import (
     slots,
     view_counts,
 )
+from repositories.tables.renders import provider_webhooks, video_renders
 from repositories.tables.saving import (
     messages,
     record_batches,
@@ -106,6 +107,7 @@ __all__ = [
     "prompts",
     "provider_calls",
     "provider_leases",
+    "provider_webhooks",
     "publications",
     "rate_parties",
     "rate_scopes",
@@ -119,6 +121,7 @@ __all__ = [
     "step_results",
     "tenants",
     "users",
+    "video_renders",
     "view_counts",
     "webhook_deliveries",
     "webhook_endpoints",
