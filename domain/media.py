@@ -8,6 +8,7 @@ from typing import Annotated, Final, Protocol
 
 from pydantic import Field
 
+from domain.generation import MediaRef
 from domain.model import Frozen
 
 _PARAGRAPH: Final = re.compile(r"\n\s*\n")
@@ -56,6 +57,19 @@ class Spoken(Frozen):
     media_type: str
     characters: Decimal
     request_id: str | None = None
+
+
+class MediaNote(Frozen):
+    """What is kept of a recording beside its bytes, and what a node of the course graph points to."""
+
+    media: MediaRef
+    voice: str
+    model: str
+    script_sha256: str
+    """The checksum of the text that is heard."""
+    request_ids: tuple[str, ...] = ()
+    """The provider's names for the calls that made it, in the order of the text."""
+    calls: int
 
 
 class SpeechProvider(Protocol):

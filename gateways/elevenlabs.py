@@ -25,8 +25,6 @@ MAX_AUDIO_BYTES: Final = 134_217_728
 MAX_DOCUMENT_BYTES: Final = 16_777_216
 OUTPUT_FORMAT: Final = "mp3_44100_128"
 MAX_RETRY_AFTER: Final = timedelta(seconds=120)
-SLOT_PAUSE: Final = timedelta(seconds=3)
-"""After "too many at once": another client of the same account is at work, and a text takes seconds."""
 
 _CLOCK_SKEW: Final = timedelta(minutes=2)
 _PAGE_ITEMS: Final = 100
@@ -299,7 +297,7 @@ def _judge(response: httpx.Response, content: bytes | None) -> _Reply:
         code=code,
         outcome=outcome,
         retryable=may_retry,
-        retry_after=_retry_after(response.headers, code) if may_retry else None,
+        retry_after=_retry_after(response.headers) if may_retry else None,
     )
 
 
@@ -342,11 +340,10 @@ def _plain(value: Any) -> str | None:
 _NUMBER: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{0,6})?")
 
 
-def _retry_after(headers: httpx.Headers, code: str) -> timedelta | None:
+def _retry_after(headers: httpx.Headers) -> timedelta | None:
+    """The wait that the server asks for; where it says nothing, also of concurrency, the usual back-off is right."""
     said = headers.get("retry-after", "").strip()
-    if _NUMBER.fullmatch(said):
-        return min(timedelta(seconds=float(said)), MAX_RETRY_AFTER)
-    return SLOT_PAUSE if code == _CONCURRENCY else None
+    return min(timedelta(seconds=float(said)), MAX_RETRY_AFTER) if _NUMBER.fullmatch(said) else None
 
 
 def _transport_fault(exc: httpx.HTTPError | httpx.InvalidURL) -> ProviderError:
