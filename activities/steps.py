@@ -13,7 +13,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.errors import next_retry_at, problem, to_failure
-from core.database import Database
+from core.database import Database, Statement
 from core.logging import bind_job
 from domain.errors import DatabaseUnavailable, LonghaulError, NotReopened, Superseded
 from domain.jobs import JobRef, WaitingKind, WaitingOn
@@ -105,12 +105,13 @@ class StepKeeper:
         )
         return True
 
-    async def finish_artifact(self, job: JobRef, part: FinishedPart) -> bool:
+    async def finish_artifact(self, job: JobRef, part: FinishedPart, *more: Statement) -> bool:
         """As ``effect`` and ``finish_part`` for a part that makes one artifact, in a single round trip.
 
+        ``more`` are statements of the same transaction, which have to be harmless where they change nothing any more.
         False, and nothing done, where another run of the same part was first.
         """
-        return await self._writer.finish(job, part)
+        return await self._writer.finish(job, part, *more)
 
     async def _begin(self, job: JobRef, step: str) -> None:
         # Of a step in many parts nearly every part finds it running; only the first has something to say.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -53,6 +54,33 @@ class NodeMade(Frozen):
     status: ContentStatus = ContentStatus.READY
     calls: int = 0
     cost_usd: Decimal = Decimal(0)
+
+
+class TreeNode(NodeMade):
+    """A node of the tree, as some revision of it stands. ``job_id`` is None where a person made it."""
+
+    revision_id: UUID
+    whole_id: UUID | None = None
+    """The revision that this node is a part of, for modules, blocks and single slides."""
+    job_id: UUID | None = None
+    made_at: datetime
+
+
+_PLACE_IN_LESSON: Final = ("", "block", "slides", "slide", "quiz", "audio", "video")
+
+
+def reading_order(key: str) -> tuple[int, int, int, int]:
+    """What to sort keys by, so that a course reads from its outline to the last lesson's last part.
+
+    Modules come before their lessons, lessons before their parts.
+    """
+    if key in {"course", "outline"}:
+        return (0, 0, 0, 0)
+    if key.startswith("module-"):
+        return (int(key.removeprefix("module-")), 0, 0, 0)
+    module, lesson = place_of(key)
+    what, _, number = key.partition("/")[2].partition("-")
+    return (module + 1, lesson + 1, _PLACE_IN_LESSON.index(what), int(number or 0))
 
 
 def lesson_key(module: int, lesson: int) -> str:

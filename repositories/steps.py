@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.database import Database
+from core.database import Database, Statement
 from domain.artifacts import Artifact
 from domain.errors import Superseded
 from domain.jobs import JobRef, StepPlan, StepStatus
@@ -126,11 +126,12 @@ class StepWriter:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def finish(self, job: JobRef, part: FinishedPart) -> bool:
+    async def finish(self, job: JobRef, part: FinishedPart, *more: Statement) -> bool:
         """Keep the part's result, name its artifact, advance its step and tell everybody.
 
-        False, and nothing done, where another run of the same part was first. Raises Superseded where the job has
-        moved on without us.
+        ``more`` are statements of the same transaction. They run in any case, and so have to be harmless where the
+        part was finished before or the job has moved on. False, and nothing done, where another run of the same part
+        was first. Raises Superseded where the job has moved on without us.
         """
         made = part.artifact
         values = {"id": job.job_id, "part": part.part, "digest": part.digest}
@@ -146,7 +147,9 @@ class StepWriter:
             "role": made.role,
         }
         telling = values | {"event": part.event, "data": {"step": part.step, **part.data}}
-        current, told = await self._database.run(job.tenant_id, (_keep_part, keeping), (_tell_part, telling))
+        current, *_, told = await self._database.run(
+            job.tenant_id, (_keep_part, keeping), *more, (_tell_part, telling)
+        )
         if not current:
             raise Superseded("the job is finished, or a newer attempt has taken over")
         return bool(told)

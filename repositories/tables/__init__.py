@@ -20,6 +20,13 @@ from repositories.tables.core import (
     tenants,
     workers,
 )
+from repositories.tables.courses import (
+    course_exports,
+    course_nodes,
+    course_versions,
+    courses,
+    node_revisions,
+)
 from repositories.tables.federated import (
     fl_decisions,
     fl_leases,
@@ -75,6 +82,10 @@ __all__ = [
     "bots",
     "channels",
     "commands",
+    "course_exports",
+    "course_nodes",
+    "course_versions",
+    "courses",
     "credentials",
     "fl_decisions",
     "fl_leases",
@@ -89,6 +100,7 @@ __all__ = [
     "jobs",
     "messages",
     "metadata",
+    "node_revisions",
     "orders",
     "owner_tasks",
     "prompts",
