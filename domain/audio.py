@@ -19,6 +19,8 @@ _RATES: Final = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (1
 _MPEG_1: Final = 3
 _LAYER_3: Final = 1
 _MONO: Final = 3
+_SYNC: Final = 0xFF
+_SYNC_BITS: Final = 0xE0
 _HEADER_BYTES: Final = 4
 _ID3_HEADER_BYTES: Final = 10
 _ID3_END_BYTES: Final = 128
@@ -127,7 +129,7 @@ def _before_tag(body: bytes) -> int:
 
 
 def _frame(head: bytes) -> _Frame | None:
-    if len(head) < _HEADER_BYTES or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+    if len(head) < _HEADER_BYTES or head[0] != _SYNC or head[1] & _SYNC_BITS != _SYNC_BITS:
         return None
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
     bitrate, rate = head[2] >> 4, head[2] >> 2 & 3

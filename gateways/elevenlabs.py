@@ -153,7 +153,13 @@ class ElevenLabsSpeech:
         return Spoken(audio=reply.content, media_type=MP3, characters=Decimal(billed), request_id=item.request_id)
 
     async def _send(
-        self, method: str, path: str, *, params: Mapping[str, str], most_bytes: int, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str],
+        most_bytes: int,
+        body: Mapping[str, Any] | None = None,
     ) -> "_Reply":
         headers = {"xi-api-key": self._api_key.get_secret_value()}
         url = self._base_url + path
@@ -259,9 +265,7 @@ _NO: Final[_Verdict] = (_REJECTED, Outcome.REJECTED, False)
 _BROKEN: Final[_Verdict] = (_UNAVAILABLE, Outcome.UNKNOWN, True)  # it may have spoken before it broke
 
 _BY_WORD: Final[Mapping[str, _Verdict]] = {
-    **dict.fromkeys(
-        ("quota_exceeded", "insufficient_credits", "payment_required"), (_QUOTA, Outcome.REJECTED, False)
-    ),
+    **dict.fromkeys(("quota_exceeded", "insufficient_credits", "payment_required"), (_QUOTA, Outcome.REJECTED, False)),
     **dict.fromkeys(
         ("invalid_api_key", "needs_authorization", "missing_permissions", "detected_unusual_activity"),
         (_AUTH, Outcome.REJECTED, False),

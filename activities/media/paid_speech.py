@@ -1,4 +1,4 @@
-"""Paid speech: reserved before the wire is touched, looked for in the provider's history before it is paid for again."""
+"""Paid speech: reserved before the wire is touched, looked for in the history before it is paid for again."""
 
 import asyncio
 from collections.abc import Sequence
@@ -121,9 +121,7 @@ class PaidSpeech:
 
     async def _reserve(self, job: JobRef, provider: SpeechProvider, wish: PieceWish, *, budgeted: bool) -> bool:
         worst = wish.terms.cost_of(len(wish.request.text))
-        call = NewCall(
-            op=wish.op, step=wish.step, provider=provider.name, model=wish.request.model, reserved_usd=worst
-        )
+        call = NewCall(op=wish.op, step=wish.step, provider=provider.name, model=wish.request.model, reserved_usd=worst)
         return await self._desk.reserve(job, call, budgeted=budgeted)
 
     async def _send(self, job: JobRef, provider: SpeechProvider, wish: PieceWish) -> Spoken:
