@@ -329,6 +329,12 @@ class ProviderError(LonghaulError):
         self.may_retry = retryable
 
 
+class SpeechUnavailable(LonghaulError):
+    """This machine cannot speak the text; a lesson does without a recording."""
+
+    code = "E.SPEECH.UNAVAILABLE"
+
+
 # --- money ------------------------------------------------------------------------------------------
 
 
@@ -399,6 +405,19 @@ TITLES: Final[dict[str, str]] = {
     "E.OPENAI.UNAVAILABLE": "The model provider has a fault",
     "E.OPENAI.PROTOCOL": "The model provider's answer is not understood",
     "E.OPENAI.NOT_CONFIGURED": "No model provider is configured",
+    "E.SPEECH.UNAVAILABLE": "This machine cannot speak",
+    "E.SPEECH.FAILED": "The speech program failed",
+    "E.ELEVENLABS.TIMEOUT": "The speech provider did not answer in time",
+    "E.ELEVENLABS.CONNECTION": "The speech provider cannot be reached",
+    "E.ELEVENLABS.CONCURRENCY": "The speech provider is busy with our other texts",
+    "E.ELEVENLABS.RATE_LIMITED": "The speech provider asks to slow down",
+    "E.ELEVENLABS.QUOTA": "The quota at the speech provider is used up",
+    "E.ELEVENLABS.AUTH": "The speech provider refuses our credentials",
+    "E.ELEVENLABS.REJECTED": "The speech provider refuses the request",
+    "E.ELEVENLABS.UNAVAILABLE": "The speech provider has a fault",
+    "E.ELEVENLABS.PROTOCOL": "The speech provider's answer is not understood",
+    "E.ELEVENLABS.IN_DOUBT": "It is not certain whether a text was spoken and paid for",
+    "E.ELEVENLABS.NOT_CONFIGURED": "No speech provider is configured",
     "E.FEDERATED.UPDATE": "The update is not acceptable",
     "E.FEDERATED.ROUND_CLOSED": "The round takes no more updates",
     "E.FEDERATED.CONFLICT": "Another update was accepted under this lease",

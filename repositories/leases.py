@@ -135,8 +135,7 @@ class LeaseDesk:
         Waits without end: whoever calls sets the limit (an activity has its time-out).
         """
         try:
-            while not await self.take(lease, ask_again=ask_again):
-                await asyncio.sleep(ask_again.total_seconds())
+            await self._await_turn(lease, ask_again)
             renewing = asyncio.create_task(self._keep(lease))
             try:
                 yield
@@ -145,6 +144,12 @@ class LeaseDesk:
                 await asyncio.gather(renewing, return_exceptions=True)
         finally:
             await self._give_back(lease)
+
+    async def _await_turn(self, lease: Lease, ask_again: timedelta) -> None:
+        while True:
+            if await self.take(lease, ask_again=ask_again):
+                return
+            await asyncio.sleep(ask_again.total_seconds())
 
     async def _give_back(self, lease: Lease) -> None:
         try:
