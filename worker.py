@@ -23,6 +23,8 @@ from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.media.renders import RenderDesk
+from activities.media.video import VideoActivities
 from activities.publishing.checks import CheckActivities
 from activities.publishing.desk import PublishingDesk, PublishingPolicy
 from activities.publishing.dialog import DialogActivities
@@ -50,8 +52,11 @@ from core.temporal import connect, create_data_converter, workflow_sandbox
 from core.version import VERSION
 from domain.errors import DatabaseUnavailable, LonghaulError, TemporalUnavailable
 from domain.generation import LanguageModel
+from domain.video import RenderPolicy, VideoRenderer
 from gateways.file_channel import FileGateway
+from gateways.heygen import HeyGenRenderer
 from gateways.offline import OfflineLanguageModel
+from gateways.offline_video import OfflineVideoMaker
 from gateways.openai import OpenAILanguageModel
 from gateways.telegram import TelegramGateway
 from gateways.telegram_preview import TelegramPreview
@@ -88,6 +93,7 @@ from workflows.generation import CourseGenerationWorkflow, CourseModuleWorkflow
 from workflows.publishing import CheckWorkflow, OrderWorkflow, SequenceWorkflow
 from workflows.saving import RecordImportWorkflow, RecordStreamWorkflow
 from workflows.schedules import ScheduledRunWorkflow
+from workflows.video import RenderVideoWorkflow
 
 _log = structlog.get_logger(__name__)
 
@@ -122,6 +128,7 @@ class Families:
     jobs: JobActivities
     schedules: ScheduleActivities
     generation: GenerationActivities
+    video: VideoActivities
     saving: SavingActivities
     federated: FederatedActivities
     publishing: Publishing
@@ -145,8 +152,15 @@ def queues(families: Families) -> list[Queue]:
         ),
         Queue(
             generation.TASK_QUEUE,
-            [CourseGenerationWorkflow, CourseModuleWorkflow],
-            [*every_job, course.prepare_sources, course.write_outline, course.write_lesson, course.export_course],
+            [CourseGenerationWorkflow, CourseModuleWorkflow, RenderVideoWorkflow],
+            [
+                *every_job,
+                course.prepare_sources,
+                course.write_outline,
+                course.write_lesson,
+                course.export_course,
+                *video_activities(families.video),
+            ],
         ),
         Queue(
             saving.TASK_QUEUE,
@@ -172,6 +186,14 @@ def queues(families: Families) -> list[Queue]:
             [*every_job, *publishing_activities(families.publishing)],
         ),
     ]
+
+
+def video_activities(video: VideoActivities) -> list[Any]:
+    """Every activity of videos by name."""
+    return [
+        video.plan_video, video.make_video, video.take_render_place, video.submit_render, video.look_at_render,
+        video.keep_video, video.close_render,
+    ]  # fmt: skip
 
 
 def publishing_activities(post: Publishing) -> list[Any]:
@@ -221,6 +243,7 @@ class WorkerProcess:
                 jobs=JobActivities(database, self._metrics),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
                 generation=await stack.enter_async_context(self._generation(database, tracing)),
+                video=await stack.enter_async_context(self._video(database, tracing, post.guarded)),
                 saving=create_saving(settings, database, self._metrics, worker_id=self._id),
                 federated=self._federated(database),
                 publishing=post,
@@ -321,6 +344,23 @@ class WorkerProcess:
                 models,
                 lessons_at_once=slots.parts_at_once,
             )
+
+    @asynccontextmanager
+    async def _video(self, database: Database, tracing: Tracing, files: GuardedClient) -> AsyncIterator[VideoActivities]:
+        settings = self._settings
+        keeper, store = StepKeeper(database), create_artifact_store(settings.store_url)
+        wait = HttpTimeouts(connect=settings.http_connect_timeout_seconds, read=30, write=30, pool=5)
+        # A connection of its own for each call: one that died unseen would leave an order in doubt.
+        async with create_http_client(
+            timeout=wait, proxy=settings.http_proxy, user_agent=f"longhaul/{VERSION}", metrics=self._outbound,
+            inject=tracing.inject if tracing.enabled else None, max_idle=0,
+        ) as http:  # fmt: skip
+            desk = RenderDesk(
+                database, keeper, store, self._metrics, create_renderers(settings, http, files),
+                policy=RenderPolicy(poll_first=timedelta(seconds=settings.video_poll_seconds)),
+                max_bytes=settings.video_max_bytes,
+            )  # fmt: skip
+            yield VideoActivities(keeper, DocumentStore(database, store), desk, [OfflineVideoMaker()])
 
     def _federated(self, database: Database) -> FederatedActivities:
         settings = self._settings
@@ -517,6 +557,26 @@ def create_saving(
         keeper,
         metrics,
     )
+
+
+def create_renderers(settings: Settings, http: Any, files: GuardedClient) -> list[VideoRenderer]:
+    """The providers of videos that this installation has credentials for."""
+    if settings.heygen_api_key is None:
+        return []
+    return [
+        HeyGenRenderer(
+            client=http,
+            files=files,
+            base_url=settings.heygen_base_url,
+            api_key=settings.heygen_api_key,
+            prices=settings.heygen_prices,
+            at_once=settings.heygen_concurrency,
+            default_avatar=settings.heygen_avatar,
+            default_voice=settings.heygen_voice,
+            default_engine=settings.heygen_engine,
+            callback_url=settings.heygen_callback_url,
+        )
+    ]
 
 
 def publishing_policy(settings: Settings) -> PublishingPolicy:

@@ -18,26 +18,12 @@ from pydantic import Field
 
 from domain.model import Frozen
 
-VIDEO_PREFIX: Final = "video-"
-"""What the names of videos begin with in the memory of a job."""
-NO_VIDEO_PREFIX: Final = "no-video-"
-
 _CHARACTERS_A_SECOND: Final = 14.0
 _WIDE_CHARACTER: Final = 3.0
 _SLOW_VOICE: Final = 2.0
 _PAUSES_SECONDS: Final = 10.0
 _DEADLINE_FACTOR: Final = 10.0
 _DEADLINE_BASE: Final = timedelta(minutes=30)
-
-
-def video_part(module: int, lesson: int) -> str:
-    """The name of a lesson's video in the memory of its job; places are counted from zero, names from one."""
-    return f"{VIDEO_PREFIX}{module + 1}.{lesson + 1}"
-
-
-def no_video_part(module: int, lesson: int) -> str:
-    """The name under which a job remembers that a lesson stays without a video."""
-    return f"{NO_VIDEO_PREFIX}{module + 1}.{lesson + 1}"
 
 
 # --- length and price -------------------------------------------------------------------------------
@@ -232,10 +218,11 @@ class Way(StrEnum):
 
 
 class Planned(Frozen):
-    """The plan for a video. ``code`` says why there is to be none."""
+    """The plan for a video. ``code`` says why there is to be none, ``digest`` is what it was made from."""
 
     way: Way
     code: str | None = None
+    digest: str = ""
     deadline: timedelta = timedelta(0)
     policy: RenderPolicy = RenderPolicy()
 
@@ -374,7 +361,7 @@ class _Course:
             if over and tried.said is Said.NOT_NOW:
                 await self._world.close(Close.FAILED, tried.code)
                 return RenderEnd.SKIPPED
-            if over and not stuck:
+            if over:
                 stuck = True
                 await self._world.close(Close.STUCK, tried.code)
             tries += 1

@@ -5,7 +5,6 @@ unless they look like identifiers, and so are the exceptions of httpx, which car
 """
 
 import hashlib
-import hmac
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -205,15 +204,6 @@ async def _read(response: httpx.Response) -> bytes | None:
         if len(content) > MAX_RESPONSE_BYTES:
             return None
     return bytes(content)
-
-
-# --- webhooks ---------------------------------------------------------------------------------------
-
-
-def signature_is_good(body: bytes, signature: str, *, secret: str) -> bool:
-    """Whether HeyGen signed these very bytes: hex HMAC-SHA256 of the raw body, compared in constant time."""
-    expected = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    return hmac.compare_digest(expected.encode(), signature.strip().lower().encode())
 
 
 # --- the wire, as far as we read it -----------------------------------------------------------------

@@ -95,15 +95,16 @@ class RenderRepository:
         Otherwise the amount by which the budget would be exceeded; then the caller must not commit.
         """
         ledger = CallLedger(self._connection)
+        known = await ledger.get_or_none(job, row.op)
+        if known is not None and known.state in _OPEN_CALL:
+            # Sent again under its key it is the same render, which is paid for once: nothing more is at stake.
+            return None
         budget = (
             await self._connection.execute(
                 select(jobs.c.budget_usd).where(jobs.c.id == job.job_id).with_for_update(key_share=True)
             )
         ).scalar_one()
-        known = await ledger.get_or_none(job, row.op)
-        # Sent again under its key it is the same render, which is paid for once: nothing more is at stake.
-        if known is None or known.state not in _OPEN_CALL:
-            await ledger.reserve(job, call)
+        await ledger.reserve(job, call)
         if budget is None:
             return None
         over = await ledger.get_committed_usd(job) - budget

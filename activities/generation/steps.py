@@ -15,6 +15,7 @@ from activities.generation.writer import StructuredWriter, Written
 from activities.heartbeat import heartbeating
 from activities.steps import StepKeeper, input_hash
 from domain.artifacts import Artifact, ArtifactRole
+from domain.course_graph import below, lesson_key
 from domain.errors import ContentError
 from domain.generation import (
     ArtifactSource,
@@ -38,6 +39,7 @@ from domain.generation_plan import (
     module_step,
 )
 from domain.jobs import JobRef
+from domain.media import MediaNote
 from domain.model import Frozen
 from prompts import course_lesson, course_outline
 from rendering.exports import RenderedFile
@@ -69,11 +71,15 @@ class WriteOutlineInput(Frozen):
 
 
 class WriteOutlineResult(Frozen):
-    """Where the outline is, how many lessons each module has, and how many lessons to write at once."""
+    """Where the outline is, how many lessons each module has, and how many lessons to write at once.
+
+    ``video`` says that lessons are to be filmed.
+    """
 
     outline_id: UUID
     lessons: tuple[int, ...]
     fan_out: int
+    video: bool = False
 
 
 class WriteLessonInput(Frozen):
@@ -182,6 +188,7 @@ class GenerationActivities:
                 outline_id=outline_id,
                 lessons=tuple(len(module.lessons) for module in outline.modules),
                 fan_out=self._lessons_at_once,
+                video=wanted.video is not None,
             )
 
     @activity.defn(name="write_lesson")
@@ -338,7 +345,12 @@ class GenerationActivities:
         async def read(module: int, lesson: int) -> Lesson:
             async with gate:
                 found = kept[lesson_part(module, lesson)]
-                return await self._documents.read(step.job, UUID(found["artifact_id"]), Lesson)
+                text = await self._documents.read(step.job, UUID(found["artifact_id"]), Lesson)
+                video = kept.get(below(lesson_key(module, lesson), "video"))
+                if video is None:
+                    return text
+                note = await self._documents.read(step.job, UUID(video["artifact_id"]), MediaNote)
+                return text.model_copy(update={"video": note.media})
 
         lessons = [
             (index, lesson) for index, module in enumerate(outline.modules) for lesson in range(len(module.lessons))

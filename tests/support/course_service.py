@@ -22,6 +22,8 @@ from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.media.renders import RenderDesk
+from activities.media.video import VideoActivities
 from activities.saving.flush import Flusher
 from activities.saving.importer import Importer, ImportLimits
 from activities.saving.steps import SavingActivities
@@ -165,6 +167,8 @@ async def serving_courses(
     fan_out: int = 2,
     cache_for: timedelta = timedelta(0),
     more_models: Sequence[Any] = (),
+    desk: RenderDesk | None = None,
+    makers: Sequence[Any] = (),
 ) -> AsyncIterator[Courses]:
     """Everything that a course needs, on a task queue of its own."""
     task_queue = f"real-{new_id()}"
@@ -184,6 +188,9 @@ async def serving_courses(
         jobs=JobActivities(database, metrics),
         schedules=MagicMock(),
         generation=course,
+        video=VideoActivities(
+            keeper, DocumentStore(database, store), desk or RenderDesk(database, keeper, store, metrics, ()), makers
+        ),
         saving=SavingActivities(flusher, Importer(database, store, keeper, limits), keeper, metrics),
         federated=MagicMock(),
         publishing=idle_publishing(database),
