@@ -31,8 +31,8 @@ def python_with(package: str, version: str) -> str:
     python = folder / "bin" / "python"
     asked = [str(python), "-c", f"import {package}"]
     if not python.exists() or subprocess.run(asked, capture_output=True, timeout=120, check=False).returncode:
-        steps = ([sys.executable, "-m", "venv", str(folder)], [str(python), "-m", "pip", "install", "-q", f"{package}=={version}"])
-        for command in steps:
+        installing = [str(python), "-m", "pip", "install", "-q", f"{package}=={version}"]
+        for command in ([sys.executable, "-m", "venv", str(folder)], installing):
             try:
                 done = subprocess.run(command, capture_output=True, timeout=240, check=False, text=True)
             except (OSError, subprocess.TimeoutExpired) as fault:
