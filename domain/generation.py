@@ -291,7 +291,36 @@ class LessonTask(Frozen):
     sections: tuple[Section, ...]
 
 
-Task = OutlineTask | LessonTask
+class SlidesTask(Frozen):
+    """The wish for the slides of a written lesson, as data. ``comment`` is what a person wants of them."""
+
+    kind: Literal["slides"] = "slides"
+    topic: str
+    audience: str
+    language: str
+    level: str
+    lesson: LessonContent
+    comment: str = ""
+
+
+class QuizTask(Frozen):
+    """The wish for questions on a written lesson, as data. ``questions`` is the most that is wanted.
+
+    Sections are the material of the course that wrong options may be taken from, those of the lesson first.
+    """
+
+    kind: Literal["quiz"] = "quiz"
+    topic: str
+    audience: str
+    language: str
+    level: str
+    lesson: LessonContent
+    questions: int
+    sections: tuple[Section, ...]
+    comment: str = ""
+
+
+Task = OutlineTask | LessonTask | SlidesTask | QuizTask
 
 
 class Message(Frozen):
@@ -455,6 +484,12 @@ class Lesson(Frozen):
     quiz_provenance: Provenance | None = None
     audio: MediaRef | None = None
     video: MediaRef | None = None
+
+    @property
+    def origins(self) -> tuple[Provenance, ...]:
+        """Where the text comes from, then its slides and its quiz where they were asked for."""
+        everything = (self.provenance, self.slides_provenance, self.quiz_provenance)
+        return tuple(origin for origin in everything if origin is not None)
 
 
 class Module(Frozen):

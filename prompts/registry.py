@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from prompts import course_lesson, course_outline, repair
+from prompts import course_lesson, course_outline, course_quiz, course_slides, repair
 
-PROMPTS: Final = (course_outline.PROMPT, course_lesson.PROMPT, repair.PROMPT)
+PROMPTS: Final = (course_outline.PROMPT, course_lesson.PROMPT, course_slides.PROMPT, course_quiz.PROMPT, repair.PROMPT)

@@ -2,19 +2,21 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from temporalio import activity
 
 from activities.generation.documents import DocumentStore
+from activities.generation.models import Models
 from activities.generation.wishes import course_result, lesson_of, lesson_wish, outline_wish, render_all
 from activities.generation.writer import StructuredWriter, Written
 from activities.heartbeat import heartbeating
 from activities.steps import StepKeeper, input_hash
+from core.database import Statement
 from domain.artifacts import Artifact, ArtifactRole
+from domain.course_graph import below
 from domain.errors import ContentError
 from domain.generation import (
     ArtifactSource,
@@ -23,7 +25,6 @@ from domain.generation import (
     Course,
     CourseInput,
     CourseOutline,
-    LanguageModel,
     Lesson,
     Module,
     Provenance,
@@ -34,16 +35,22 @@ from domain.generation_plan import (
     OUTLINE_STEP,
     SOURCES_STEP,
     SPOILED_PREFIX,
+    LessonPart,
     lesson_part,
+    lesson_parts,
     module_step,
 )
 from domain.jobs import JobRef
+from domain.lesson_parts import WrittenQuiz, WrittenSlides, with_parts
 from domain.model import Frozen
 from prompts import course_lesson, course_outline
 from rendering.exports import RenderedFile
 from rendering.sources import SourceText, build_corpus, decode_source
+from repositories.courses import course_statement
 from repositories.jobs import JobRepository
 from repositories.steps import FinishedPart, StepResultRepository
+
+PartT = TypeVar("PartT", bound=Frozen)
 
 _READS_AT_ONCE: Final = 16
 
@@ -69,21 +76,29 @@ class WriteOutlineInput(Frozen):
 
 
 class WriteOutlineResult(Frozen):
-    """Where the outline is, how many lessons each module has, and how many lessons to write at once."""
+    """Where the outline is, how many lessons each module has, and how many lessons to write at once.
+
+    ``parts`` is what to make of every lesson once it is written, in order.
+    """
 
     outline_id: UUID
     lessons: tuple[int, ...]
     fan_out: int
+    parts: tuple[LessonPart, ...] = ()
 
 
 class WriteLessonInput(Frozen):
-    """One lesson, by its place in the outline; counted from zero."""
+    """One lesson, by its place in the outline; counted from zero.
+
+    ``is_last`` says that nothing more is made of the lesson: with this it counts as done.
+    """
 
     job: JobRef
     corpus_id: UUID
     outline_id: UUID
     module: int
     lesson: int
+    is_last: bool = True
 
 
 class WriteLessonResult(Frozen):
@@ -115,6 +130,7 @@ class _Part:
     step: str
     name: str
     digest: str
+    advances: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +152,14 @@ class GenerationActivities:
         keeper: StepKeeper,
         documents: DocumentStore,
         writer: StructuredWriter,
-        models: Iterable[LanguageModel],
+        models: Models,
         *,
         lessons_at_once: int,
     ) -> None:
         self._keeper = keeper
         self._documents = documents
         self._writer = writer
-        self._models = {model.name: model for model in models}
+        self._models = models
         self._lessons_at_once = lessons_at_once
 
     @activity.defn(name="prepare_sources")
@@ -172,16 +188,17 @@ class GenerationActivities:
             kept = await self._keeper.recall(job, OUTLINE_STEP, digest)
             if kept is None:
                 corpus = await self._documents.read(job, step.corpus_id, Corpus)
-                model, model_name = self._model(wanted)
+                model, model_name = self._models.chosen(wanted)
                 wish = outline_wish(wanted, corpus, spoiled=await self._count_spoiled(job))
                 written = await self._writer.write(job, OUTLINE_STEP, model, model_name, wish)
-                kept = {"artifact_id": str(await self._keep_outline(job, digest, written))}
+                kept = {"artifact_id": str(await self._keep_outline(job, digest, step.corpus_id, written))}
             outline_id = UUID(kept["artifact_id"])
             outline = (await self._documents.read(job, outline_id, KeptOutline)).outline
             return WriteOutlineResult(
                 outline_id=outline_id,
                 lessons=tuple(len(module.lessons) for module in outline.modules),
                 fan_out=self._lessons_at_once,
+                parts=lesson_parts(wanted),
             )
 
     @activity.defn(name="write_lesson")
@@ -197,7 +214,9 @@ class GenerationActivities:
             name = f"lessons/{step.module + 1:02}-{step.lesson + 1:02}.json"
             data = {"lesson": f"{step.module + 1}.{step.lesson + 1}", "title": lesson.title, "content": lesson.status}
             made = _Made(name, lesson, ArtifactRole.PARTIAL, "lesson.written", data)
-            lesson_id = await self._finish(job, _Part(module_step(step.module), part, digest), made)
+            # Nothing is made of a lesson that is not ready, so that it is done with this.
+            done = step.is_last or lesson.status is not ContentStatus.READY
+            lesson_id = await self._finish(job, _Part(module_step(step.module), part, digest, done), made)
             return WriteLessonResult(lesson_id=lesson_id, status=lesson.status)
 
     @activity.defn(name="export_course")
@@ -239,17 +258,7 @@ class GenerationActivities:
             )
         return SourceText(name=source.name, media_type=None, text=source.text)
 
-    # --- models -------------------------------------------------------------------------------------
-
-    def _model(self, wanted: CourseInput) -> tuple[LanguageModel, str]:
-        model = self._models.get(wanted.provider)
-        if model is None:
-            raise ContentError(
-                f"this worker has no credentials for the provider {wanted.provider}", code="E.OPENAI.NOT_CONFIGURED"
-            )
-        name = wanted.model or model.default_model
-        model.price(name)  # raises PriceUnknown before anything is spent
-        return model, name
+    # --- lessons ------------------------------------------------------------------------------------
 
     async def _make_lesson(self, step: WriteLessonInput) -> Lesson:
         job = step.job
@@ -257,13 +266,13 @@ class GenerationActivities:
         corpus = await self._documents.read(job, step.corpus_id, Corpus)
         outline = (await self._documents.read(job, step.outline_id, KeptOutline)).outline
         planned = outline.modules[step.module].lessons[step.lesson]
-        model, model_name = self._model(wanted)
+        model, model_name = self._models.chosen(wanted)
         wish = lesson_wish(wanted, corpus, outline, module=step.module, lesson=step.lesson)
         # The part, not the module's step, makes the call's op: each lesson is an effect of its own.
         written = await self._writer.write(job, lesson_part(step.module, step.lesson), model, model_name, wish)
         return lesson_of(step.lesson, planned, written)
 
-    async def _keep_outline(self, job: JobRef, digest: str, written: Written[CourseOutline]) -> UUID:
+    async def _keep_outline(self, job: JobRef, digest: str, corpus_id: UUID, written: Written[CourseOutline]) -> UUID:
         if written.content is None:
             await self._keep_bad_outline(job, written)
             code, detail = _WHY_UNUSABLE[written.status]
@@ -271,7 +280,8 @@ class GenerationActivities:
         outline = KeptOutline(outline=written.content, provenance=written.provenance)
         data = {"title": written.content.title, "modules": [module.title for module in written.content.modules]}
         made = _Made("outline.json", outline, ArtifactRole.PARTIAL, "outline.written", data)
-        return await self._finish(job, _Part(OUTLINE_STEP, OUTLINE_STEP, digest), made)
+        opening = course_statement(job, job.job_id, title=written.content.title, corpus_id=corpus_id)
+        return await self._finish(job, _Part(OUTLINE_STEP, OUTLINE_STEP, digest), made, opening)
 
     async def _keep_bad_outline(self, job: JobRef, written: Written[CourseOutline]) -> None:
         assert written.draft is not None
@@ -287,16 +297,16 @@ class GenerationActivities:
 
     # --- results ------------------------------------------------------------------------------------
 
-    async def _finish(self, job: JobRef, part: _Part, made: _Made) -> UUID:
+    async def _finish(self, job: JobRef, part: _Part, made: _Made, *more: Statement) -> UUID:
         """Store a document, and in one transaction name it, remember it and say so; the id that stands."""
         artifact = await self._documents.store(job, made.name, made.body, made.role)
         result = {"artifact_id": str(artifact.id), "status": made.data.get("content", ContentStatus.READY)}
         shown = {"artifact_id": str(artifact.id)} if made.role is ArtifactRole.PARTIAL else {}
         finished = FinishedPart(
             step=part.step, part=part.name, digest=part.digest, result=result,
-            event=made.event, data={**made.data, **shown}, artifact=artifact,
+            event=made.event, data={**made.data, **shown}, artifact=artifact, advances=part.advances,
         )  # fmt: skip
-        if await self._keeper.finish_artifact(job, finished):
+        if await self._keeper.finish_artifact(job, finished, *more):
             return artifact.id
         earlier = await self._keeper.recall(job, part.name, part.digest)
         assert earlier is not None
@@ -314,7 +324,7 @@ class GenerationActivities:
             Module(index=index, title=module.title, summary=module.summary, lessons=lessons[index])
             for index, module in enumerate(kept.outline.modules)
         )
-        origins = [kept.provenance, *(lesson.provenance for module in lessons for lesson in module)]
+        origins = [kept.provenance, *(origin for module in lessons for lesson in module for origin in lesson.origins)]
         return Course(
             id=job.job_id,
             title=kept.outline.title,
@@ -337,14 +347,24 @@ class GenerationActivities:
 
         async def read(module: int, lesson: int) -> Lesson:
             async with gate:
-                found = kept[lesson_part(module, lesson)]
-                return await self._documents.read(step.job, UUID(found["artifact_id"]), Lesson)
+                part = lesson_part(module, lesson)
+                text = await self._documents.read(step.job, UUID(kept[part]["artifact_id"]), Lesson)
+                return with_parts(
+                    text,
+                    await self._read_part(step.job, kept, below(part, LessonPart.SLIDES), WrittenSlides),
+                    await self._read_part(step.job, kept, below(part, LessonPart.QUIZ), WrittenQuiz),
+                )
 
         lessons = [
             (index, lesson) for index, module in enumerate(outline.modules) for lesson in range(len(module.lessons))
         ]
         found = iter(await asyncio.gather(*(read(*place) for place in lessons)))
         return [tuple(itertools.islice(found, len(module.lessons))) for module in outline.modules]
+
+    async def _read_part(
+        self, job: JobRef, kept: dict[str, dict[str, Any]], part: str, kind: type[PartT]
+    ) -> PartT | None:
+        return await self._documents.read(job, UUID(kept[part]["artifact_id"]), kind) if part in kept else None
 
 
 def lesson_digest(step: WriteLessonInput, module: int, lesson: int) -> str:
