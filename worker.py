@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import httpx
 import structlog
 import uvloop
 from temporalio.client import Client
@@ -25,6 +26,8 @@ from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.media.paid_speech import PaidSpeech
+from activities.media.speech import SpeechActivities
 from activities.publishing.checks import CheckActivities
 from activities.publishing.desk import PublishingDesk, PublishingPolicy
 from activities.publishing.dialog import DialogActivities
@@ -52,8 +55,11 @@ from core.temporal import connect, create_data_converter, workflow_sandbox
 from core.version import VERSION
 from domain.errors import DatabaseUnavailable, LonghaulError, TemporalUnavailable
 from domain.generation import LanguageModel
+from domain.media import SpeechProvider
+from gateways.elevenlabs import ElevenLabsSpeech
 from gateways.file_channel import FileGateway
 from gateways.offline import OfflineLanguageModel
+from gateways.offline_speech import OfflineSpeech
 from gateways.openai import OpenAILanguageModel
 from gateways.telegram import TelegramGateway
 from gateways.telegram_preview import TelegramPreview
@@ -125,6 +131,7 @@ class Families:
     schedules: ScheduleActivities
     generation: GenerationActivities
     lesson_parts: LessonPartActivities
+    speech: SpeechActivities
     saving: SavingActivities
     federated: FederatedActivities
     publishing: Publishing
@@ -156,6 +163,7 @@ def queues(families: Families) -> list[Queue]:
                 course.write_lesson,
                 families.lesson_parts.write_slides,
                 families.lesson_parts.write_quiz,
+                families.speech.speak_lesson,
                 course.export_course,
             ],
         ),
@@ -197,6 +205,24 @@ def publishing_activities(post: Publishing) -> list[Any]:
     ]  # fmt: skip
 
 
+def speech_providers(settings: Settings, http: httpx.AsyncClient) -> list[SpeechProvider]:
+    """The voices of this process: espeak-ng, and ElevenLabs where there is a key."""
+    providers: list[SpeechProvider] = [OfflineSpeech(at_once=settings.offline_speech_at_once)]
+    if settings.elevenlabs_api_key is not None:
+        providers.append(
+            ElevenLabsSpeech(
+                client=http,
+                base_url=settings.elevenlabs_base_url,
+                api_key=settings.elevenlabs_api_key,
+                default_voice=settings.elevenlabs_voice,
+                default_model=settings.elevenlabs_model,
+                models=settings.elevenlabs_models,
+                at_once=settings.elevenlabs_at_once,
+            )
+        )
+    return providers
+
+
 class WorkerProcess:
     """One worker process, from wiring to the last drained task."""
 
@@ -228,12 +254,13 @@ class WorkerProcess:
             jobs = self._jobs(database, kinds, sender)
             box = create_secret_box(settings.sealing_keys.get_secret_value())
             post, poller = await self._publishing(database, client, jobs=jobs, box=box, tracing=tracing, stack=stack)
-            courses, lesson_parts = await stack.enter_async_context(self._generation(database, tracing))
+            courses, lesson_parts, speech = await stack.enter_async_context(self._generation(database, tracing))
             families = Families(
                 jobs=JobActivities(database, self._metrics),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
                 generation=courses,
                 lesson_parts=lesson_parts,
+                speech=speech,
                 saving=create_saving(settings, database, self._metrics, worker_id=self._id),
                 federated=self._federated(database),
                 publishing=post,
@@ -297,7 +324,7 @@ class WorkerProcess:
     @asynccontextmanager
     async def _generation(
         self, database: Database, tracing: Tracing
-    ) -> AsyncIterator[tuple[GenerationActivities, LessonPartActivities]]:
+    ) -> AsyncIterator[tuple[GenerationActivities, LessonPartActivities, SpeechActivities]]:
         settings = self._settings
         keeper = StepKeeper(database)
         slots = CallSlots(settings.generation_fan_out)
@@ -325,7 +352,8 @@ class WorkerProcess:
                         can_look_up=settings.openai_can_look_up,
                     )
                 )
-            documents = DocumentStore(database, create_artifact_store(settings.store_url))
+            store = create_artifact_store(settings.store_url)
+            documents = DocumentStore(database, store)
             writer = StructuredWriter(
                 database,
                 PaidCalls(database, keeper, self._metrics, slots),
@@ -335,6 +363,12 @@ class WorkerProcess:
             yield (
                 GenerationActivities(keeper, documents, writer, known, lessons_at_once=slots.parts_at_once),
                 LessonPartActivities(keeper, documents, writer, known),
+                SpeechActivities(
+                    keeper,
+                    documents,
+                    PaidSpeech(database, store, keeper, self._metrics),
+                    speech_providers(settings, http),
+                ),
             )
 
     def _federated(self, database: Database) -> FederatedActivities:

@@ -25,11 +25,16 @@ class LessonPart(StrEnum):
 
     SLIDES = "slides"
     QUIZ = "quiz"
+    AUDIO = "audio"
 
 
 def lesson_parts(wanted: CourseInput) -> tuple[LessonPart, ...]:
     """What is to be made of every lesson, in order. A lesson counts as done once the last of it is."""
-    asked = {LessonPart.SLIDES: wanted.slides, LessonPart.QUIZ: wanted.quiz}
+    asked = {
+        LessonPart.SLIDES: wanted.slides,
+        LessonPart.QUIZ: wanted.quiz,
+        LessonPart.AUDIO: wanted.speech is not None,
+    }
     return tuple(part for part in LessonPart if asked[part])
 
 

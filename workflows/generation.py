@@ -11,7 +11,7 @@ from temporalio.exceptions import FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from activities.generation.lesson_parts import LessonPartActivities, WriteLessonPartInput, WriteLessonPartResult
+    from activities.generation.lesson_parts import LessonPartActivities, WriteLessonPartInput
     from activities.generation.steps import (
         CourseStepInput,
         ExportCourseInput,
@@ -21,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
         WriteOutlineInput,
         WriteOutlineResult,
     )
+    from activities.media.speech import SpeechActivities
     from domain.generation import ContentStatus
     from domain.generation_plan import LessonPart, first_steps, module_steps
     from domain.jobs import JobRef
@@ -255,9 +256,10 @@ async def _tell(handle: ModuleHandle, signal: Callable[..., Any], *args: Any) ->
         workflow.logger.info("module.closed_before_signal", extra={"child": handle.id})
 
 
-_MAKERS: Final[dict[LessonPart, Callable[[Any, WriteLessonPartInput], Awaitable[WriteLessonPartResult]]]] = {
+_MAKERS: Final[dict[LessonPart, Callable[[Any, WriteLessonPartInput], Awaitable[Any]]]] = {
     LessonPart.SLIDES: LessonPartActivities.write_slides,
     LessonPart.QUIZ: LessonPartActivities.write_quiz,
+    LessonPart.AUDIO: SpeechActivities.speak_lesson,
 }
 """The activity that makes each part of a lesson."""
 

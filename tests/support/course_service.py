@@ -24,6 +24,8 @@ from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.media.paid_speech import PaidSpeech
+from activities.media.speech import SpeechActivities
 from activities.saving.flush import Flusher
 from activities.saving.importer import Importer, ImportLimits
 from activities.saving.steps import SavingActivities
@@ -35,6 +37,7 @@ from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
 from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, Task
 from domain.jobs import JobAction, JobRef
+from domain.media import SpeechProvider
 from gateways.offline import OfflineLanguageModel
 from repositories.rows import AnyRow
 from services.commands import CommandSender
@@ -177,6 +180,7 @@ async def serving_courses(
     fan_out: int = 2,
     cache_for: timedelta = timedelta(0),
     more_models: Sequence[Any] = (),
+    voices: Sequence[SpeechProvider] = (),
 ) -> AsyncIterator[Courses]:
     """Everything that a course needs, on a task queue of its own."""
     task_queue = f"real-{new_id()}"
@@ -193,6 +197,9 @@ async def serving_courses(
         schedules=MagicMock(),
         generation=GenerationActivities(keeper, documents, writer, models, lessons_at_once=fan_out),
         lesson_parts=LessonPartActivities(keeper, documents, writer, models),
+        speech=SpeechActivities(
+            keeper, documents, PaidSpeech(database, store, keeper, metrics, look_pauses_seconds=(0.0, 0.0)), voices
+        ),
         saving=SavingActivities(flusher, Importer(database, store, keeper, limits), keeper, metrics),
         federated=MagicMock(),
         publishing=idle_publishing(database),
