@@ -320,7 +320,21 @@ class QuizTask(Frozen):
     comment: str = ""
 
 
-Task = OutlineTask | LessonTask | SlidesTask | QuizTask
+class RevisionTask(Frozen):
+    """The wish for something that is there already, made anew.
+
+    ``before`` is how it stands, ``comment`` what a person wants of it. ``part`` is the place, counted from zero, of
+    the one block or slide that is to change and that alone is wanted; None: all of it.
+    """
+
+    kind: Literal["revision"] = "revision"
+    of: Annotated[LessonTask | SlidesTask | QuizTask, Discriminator("kind")]
+    before: dict[str, Any] | None
+    comment: str | None
+    part: int | None = None
+
+
+Task = OutlineTask | LessonTask | SlidesTask | QuizTask | RevisionTask
 
 
 class Message(Frozen):

@@ -1,6 +1,7 @@
 """The offline model behind the port of language models."""
 
 import asyncio
+import json
 from decimal import Decimal
 from typing import Final
 
@@ -13,6 +14,7 @@ from domain.generation import (
     OutlineTask,
     Price,
     QuizTask,
+    RevisionTask,
     SlidesTask,
     Task,
     TokenUsage,
@@ -79,6 +81,19 @@ def _answer(task: Task) -> str | None:
         case QuizTask():
             quiz = write_quiz(task)
             return None if quiz is None else quiz.model_dump_json()
+        case RevisionTask():
+            return _again(task)
+
+
+def _again(task: RevisionTask) -> str | None:
+    """The same once more: sentences are chosen by what the sources say, and no comment changes that."""
+    again = _answer(task.of)
+    if task.part is None or again is None:
+        return again
+    place = "slides" if isinstance(task.of, SlidesTask) else "blocks"
+    made, before = json.loads(again)[place], (task.before or {}).get(place, [])
+    items = made if task.part < len(made) else before
+    return json.dumps(items[task.part], ensure_ascii=False) if task.part < len(items) else None
 
 
 def _tokens(chars: int) -> int:
@@ -86,6 +101,8 @@ def _tokens(chars: int) -> int:
 
 
 def _task_chars(task: Task) -> int:
+    if isinstance(task, RevisionTask):
+        return _task_chars(task.of)
     if isinstance(task, SlidesTask | QuizTask):
         return sum(map(len, texts_of(task.lesson)))
     return sum(len(text) for section in task.sections for text in (*section.paragraphs, *section.bullets))

@@ -89,11 +89,7 @@ def _lesson(prompt: str, rng: random.Random) -> LessonContent:
         title=_cut(title, 200),
         summary=_paragraph(rng, sentences=2),
         blocks=tuple(
-            LessonBlock(
-                heading=_phrase(rng),
-                paragraphs=tuple(_paragraph(rng) for _ in range(rng.randint(1, 3))),
-                bullets=tuple(sentence(rng) for _ in range(rng.randint(0, 4))),
-            )
+            _block(prompt, rng)
             for _ in range(rng.randint(2, 4))
         ),
         key_points=tuple(sentence(rng) for _ in range(rng.randint(2, 5))),
@@ -154,6 +150,19 @@ def _deck(prompt: str, rng: random.Random) -> SlideDeck:
     )
 
 
+def _block(_prompt: str, rng: random.Random) -> LessonBlock:
+    return LessonBlock(
+        heading=_phrase(rng),
+        paragraphs=tuple(_paragraph(rng) for _ in range(rng.randint(1, 3))),
+        bullets=tuple(sentence(rng) for _ in range(rng.randint(0, 4))),
+    )
+
+
+def _slide(_prompt: str, rng: random.Random) -> Slide:
+    lines = tuple(sentence(rng) for _ in range(rng.randint(1, 4)))
+    return Slide(title=_phrase(rng), bullets=lines, notes=" ".join(lines), figure=None)
+
+
 def _figure(heading: str, rng: random.Random) -> SlideFigure:
     rows = tuple((noun.capitalize(), sentence(rng)) for noun in rng.sample(_NOUNS, k=3))
     return SlideFigure(caption=_cut(heading, 200) or _phrase(rng), header=("Noun", "Remark"), rows=rows)
@@ -198,4 +207,6 @@ _WRITERS: Final[dict[frozenset[str], Callable[[str, random.Random], Frozen]]] = 
     frozenset(LessonContent.model_fields): _lesson,
     frozenset(SlideDeck.model_fields): _deck,
     frozenset(Quiz.model_fields): _quiz,
+    frozenset(LessonBlock.model_fields): _block,
+    frozenset(Slide.model_fields): _slide,
 }
