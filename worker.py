@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import httpx
 import structlog
 import uvloop
 from temporalio.client import Client
@@ -19,11 +20,15 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from activities.federated.steps import FederatedActivities
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.lesson_parts import LessonPartActivities
+from activities.generation.models import Models
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.media.paid_speech import PaidSpeech
 from activities.media.renders import RenderDesk
+from activities.media.speech import SpeechActivities
 from activities.media.video import VideoActivities
 from activities.publishing.checks import CheckActivities
 from activities.publishing.desk import PublishingDesk, PublishingPolicy
@@ -52,10 +57,13 @@ from core.temporal import connect, create_data_converter, workflow_sandbox
 from core.version import VERSION
 from domain.errors import DatabaseUnavailable, LonghaulError, TemporalUnavailable
 from domain.generation import LanguageModel
+from domain.media import SpeechProvider
 from domain.video import RenderPolicy, VideoRenderer
+from gateways.elevenlabs import ElevenLabsSpeech
 from gateways.file_channel import FileGateway
 from gateways.heygen import HeyGenRenderer
 from gateways.offline import OfflineLanguageModel
+from gateways.offline_speech import OfflineSpeech
 from gateways.offline_video import OfflineVideoMaker
 from gateways.openai import OpenAILanguageModel
 from gateways.telegram import TelegramGateway
@@ -129,6 +137,8 @@ class Families:
     schedules: ScheduleActivities
     generation: GenerationActivities
     video: VideoActivities
+    lesson_parts: LessonPartActivities
+    speech: SpeechActivities
     saving: SavingActivities
     federated: FederatedActivities
     publishing: Publishing
@@ -158,8 +168,11 @@ def queues(families: Families) -> list[Queue]:
                 course.prepare_sources,
                 course.write_outline,
                 course.write_lesson,
-                course.export_course,
+                families.lesson_parts.write_slides,
+                families.lesson_parts.write_quiz,
+                families.speech.speak_lesson,
                 *video_activities(families.video),
+                course.export_course,
             ],
         ),
         Queue(
@@ -208,6 +221,24 @@ def publishing_activities(post: Publishing) -> list[Any]:
     ]  # fmt: skip
 
 
+def speech_providers(settings: Settings, http: httpx.AsyncClient) -> list[SpeechProvider]:
+    """The voices of this process: espeak-ng, and ElevenLabs where there is a key."""
+    providers: list[SpeechProvider] = [OfflineSpeech(at_once=settings.offline_speech_at_once)]
+    if settings.elevenlabs_api_key is not None:
+        providers.append(
+            ElevenLabsSpeech(
+                client=http,
+                base_url=settings.elevenlabs_base_url,
+                api_key=settings.elevenlabs_api_key,
+                default_voice=settings.elevenlabs_voice,
+                default_model=settings.elevenlabs_model,
+                models=settings.elevenlabs_models,
+                at_once=settings.elevenlabs_at_once,
+            )
+        )
+    return providers
+
+
 class WorkerProcess:
     """One worker process, from wiring to the last drained task."""
 
@@ -239,10 +270,13 @@ class WorkerProcess:
             jobs = self._jobs(database, kinds, sender)
             box = create_secret_box(settings.sealing_keys.get_secret_value())
             post, poller = await self._publishing(database, client, jobs=jobs, box=box, tracing=tracing, stack=stack)
+            courses, lesson_parts, speech = await stack.enter_async_context(self._generation(database, tracing))
             families = Families(
                 jobs=JobActivities(database, self._metrics),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
-                generation=await stack.enter_async_context(self._generation(database, tracing)),
+                generation=courses,
+                lesson_parts=lesson_parts,
+                speech=speech,
                 video=await stack.enter_async_context(self._video(database, tracing, post.guarded)),
                 saving=create_saving(settings, database, self._metrics, worker_id=self._id),
                 federated=self._federated(database),
@@ -305,7 +339,9 @@ class WorkerProcess:
         return None
 
     @asynccontextmanager
-    async def _generation(self, database: Database, tracing: Tracing) -> AsyncIterator[GenerationActivities]:
+    async def _generation(
+        self, database: Database, tracing: Tracing
+    ) -> AsyncIterator[tuple[GenerationActivities, LessonPartActivities, SpeechActivities]]:
         settings = self._settings
         keeper = StepKeeper(database)
         slots = CallSlots(settings.generation_fan_out)
@@ -333,20 +369,29 @@ class WorkerProcess:
                         can_look_up=settings.openai_can_look_up,
                     )
                 )
-            yield GenerationActivities(
-                keeper,
-                DocumentStore(database, create_artifact_store(settings.store_url)),
-                StructuredWriter(
-                    database,
-                    PaidCalls(database, keeper, self._metrics, slots),
-                    cache_for=timedelta(hours=settings.response_cache_hours),
+            store = create_artifact_store(settings.store_url)
+            documents = DocumentStore(database, store)
+            writer = StructuredWriter(
+                database,
+                PaidCalls(database, keeper, self._metrics, slots),
+                cache_for=timedelta(hours=settings.response_cache_hours),
+            )
+            known = Models(models)
+            yield (
+                GenerationActivities(keeper, documents, writer, known, lessons_at_once=slots.parts_at_once),
+                LessonPartActivities(keeper, documents, writer, known),
+                SpeechActivities(
+                    keeper,
+                    documents,
+                    PaidSpeech(database, store, keeper, self._metrics),
+                    speech_providers(settings, http),
                 ),
-                models,
-                lessons_at_once=slots.parts_at_once,
             )
 
     @asynccontextmanager
-    async def _video(self, database: Database, tracing: Tracing, files: GuardedClient) -> AsyncIterator[VideoActivities]:
+    async def _video(
+        self, database: Database, tracing: Tracing, files: GuardedClient
+    ) -> AsyncIterator[VideoActivities]:
         settings = self._settings
         keeper, store = StepKeeper(database), create_artifact_store(settings.store_url)
         wait = HttpTimeouts(connect=settings.http_connect_timeout_seconds, read=30, write=30, pool=5)

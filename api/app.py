@@ -184,9 +184,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         schedules=ScheduleService(database, kinds, clock, keep_keys=_keep_keys(settings)),
         publishing=PublishingService(database, job_service, client, box),
         dialogs=DialogService(database, client),
-        media=MediaService(
-            database, TemporalWaker(client), webhook_secret=_secret(settings.heygen_webhook_secret)
-        ),
+        media=MediaService(database, TemporalWaker(client), webhook_secret=_secret(settings.heygen_webhook_secret)),
         webhooks=WebhookService(database, box, exempt_hosts=settings.webhook_exempt_hosts),
         reader=reader,
         federated=create_federated(

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, StringConstraints, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.generation import Price
+from domain.media import SpeechModel
 
 DEVELOPMENT_PEPPER: Final = "development-pepper-never-use-in-production"
 DEVELOPMENT_SECRET_KEY: Final = "ZGV2ZWxvcG1lbnQta2V5LW5ldmVyLWluLXByb2R1Y3Q="  # noqa: S105 - refused in production
@@ -119,6 +120,19 @@ class Settings(BaseSettings):
         }
     )
     openai_can_look_up: bool = True
+    elevenlabs_base_url: str = "https://api.elevenlabs.io"
+    elevenlabs_api_key: SecretStr | None = None
+    elevenlabs_voice: str = "21m00Tcm4TlvDq8ikWAM"
+    elevenlabs_model: str = "eleven_multilingual_v2"
+    elevenlabs_models: dict[str, SpeechModel] = Field(
+        default_factory=lambda: {
+            "eleven_multilingual_v2": SpeechModel(usd_per_1000_characters=Decimal("0.30"), max_characters=10_000),
+            "eleven_turbo_v2_5": SpeechModel(usd_per_1000_characters=Decimal("0.30"), max_characters=40_000),
+            "eleven_flash_v2_5": SpeechModel(usd_per_1000_characters=Decimal("0.30"), max_characters=40_000),
+        }
+    )
+    elevenlabs_at_once: Annotated[int, Field(ge=1, le=1_000)] = 2
+    offline_speech_at_once: Annotated[int, Field(ge=1, le=100)] = 2
 
     # videos
     heygen_base_url: str = "https://api.heygen.com"

@@ -321,7 +321,7 @@ def _judge(response: httpx.Response, content: bytes | None) -> Any:
 
 def _verdict(status: int, word: str | None) -> _Verdict:
     """The code decides where we know it: errors come with status 200, too."""
-    if word in _BY_CODE:
+    if word is not None and word in _BY_CODE:
         return _BY_CODE[word]
     if status in _BY_STATUS:
         return _BY_STATUS[status]

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import struct
+import sys
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -66,40 +68,54 @@ class OfflineSpeech:
         process = await asyncio.create_subprocess_exec(
             program, "--stdin", "--stdout", "-b", "1", "-v", request.voice,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            start_new_session=True, env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
         )  # fmt: skip
+        sound, said = _Taken(self._max_bytes), _Taken(_CHUNK_BYTES)
         try:
             async with asyncio.timeout(self._max_seconds):
-                samples, said = await self._talk(process, request.text.encode())
+                # All at the same time: each pipe may fill up before the others are done.
+                await asyncio.gather(
+                    _feed(process.stdin, request.text.encode()),
+                    sound.take(process.stdout, process),
+                    said.take(process.stderr, process),
+                )
                 code = await process.wait()
         except TimeoutError:
             raise _failed(f"no end after {self._max_seconds:g} seconds", may_retry=True) from None
         finally:
             # Also when we are canceled: nobody waits for it any more.
             if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-                    process.kill()
-                await process.wait()
-        if _NO_VOICE in said:
+                _kill(process)
+                await process.communicate()  # what it had still to say, so that its pipes are closed
+        if sound.too_much:
+            raise _failed(f"it wrote more than {self._max_bytes} bytes")
+        if _NO_VOICE in said.taken:
             raise SpeechUnavailable(f"{self._program} has no voice {request.voice}")
         if code:
             raise _failed(f"it ended with status {code}", may_retry=code < 0)
-        return samples
-
-    async def _talk(self, process: asyncio.subprocess.Process, text: bytes) -> tuple[bytes, bytes]:
-        """Give the text and take the sound at the same time: either pipe may fill up before the other is done."""
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        _, sound, said = await asyncio.gather(
-            _feed(process.stdin, text),
-            _drain(process.stdout, self._max_bytes),
-            _drain(process.stderr, _CHUNK_BYTES),
-        )
-        return sound, said
+        return bytes(sound.taken)
 
 
-async def _feed(pipe: asyncio.StreamWriter, text: bytes) -> None:
+class _Taken:
+    """What comes out of a pipe, up to a limit; a program that goes on beyond it is ended."""
+
+    def __init__(self, most: int) -> None:
+        self.taken = bytearray()
+        self.too_much = False
+        self._most = most
+
+    async def take(self, pipe: asyncio.StreamReader | None, process: asyncio.subprocess.Process) -> None:
+        assert pipe is not None
+        while chunk := await pipe.read(_CHUNK_BYTES):
+            if len(self.taken) + len(chunk) <= self._most:
+                self.taken += chunk
+            elif not self.too_much:
+                self.too_much = True
+                _kill(process)
+
+
+async def _feed(pipe: asyncio.StreamWriter | None, text: bytes) -> None:
+    assert pipe is not None
     # A program that has enough closes its end; its status says what that means.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         pipe.write(text)
@@ -107,13 +123,13 @@ async def _feed(pipe: asyncio.StreamWriter, text: bytes) -> None:
     pipe.close()
 
 
-async def _drain(pipe: asyncio.StreamReader, most: int) -> bytes:
-    taken = bytearray()
-    while chunk := await pipe.read(_CHUNK_BYTES):
-        taken += chunk
-        if len(taken) > most:
-            raise _failed(f"it wrote more than {most} bytes")
-    return bytes(taken)
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """End the program and whatever it has started."""
+    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _plain_wav(raw: bytes) -> bytes:

@@ -137,8 +137,8 @@ class OfflineVideoMaker:
         process = await asyncio.create_subprocess_exec(
             shutil.which(self._program) or self._program, "-nostdin", "-hide_banner", "-loglevel", "error", "-y",
             "-f", "concat", "-safe", "1", "-i", "slides.ffconcat", *source,
-            "-map", "0:v:0", "-map", "1:a:0", "-t", f"{seconds:.3f}", "-r", "10", "-c:v", "libx264", "-preset", "veryfast",
-            "-tune", "stillimage", "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "96k", "-threads", "1",
+            "-map", "0:v:0", "-map", "1:a:0", "-t", f"{seconds:.3f}", "-r", "10",
+            "-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage", "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "96k", "-threads", "1",
             "-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact",
             "-movflags", "+faststart", "-fs", str(self._max_bytes), film.name,
             cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
@@ -159,7 +159,7 @@ class OfflineVideoMaker:
                 with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                     process.kill()
                 await process.wait()
-        size = film.stat().st_size if film.exists() else 0
+        size = await asyncio.to_thread(_size_of, film)
         if code or not size:
             raise _failed(f"it ended with status {code}", may_retry=code < 0)
         if size >= self._max_bytes:
@@ -196,6 +196,10 @@ def _sound_of(narration: bytes) -> tuple[str, float]:
         return name, read_audio(narration, media_type).seconds
     except NotAudio as fault:
         raise _failed(f"the narration cannot be read: {fault}") from None
+
+
+def _size_of(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _failed(detail: str, *, may_retry: bool = False) -> ProviderError:

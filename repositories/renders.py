@@ -33,9 +33,7 @@ class RenderRepository:
         """The render of a part of a job that counts: the one ordered last."""
         query = (
             select(video_renders)
-            .where(
-                video_renders.c.job_id == job.job_id, video_renders.c.part == part, video_renders.c.digest == digest
-            )
+            .where(video_renders.c.job_id == job.job_id, video_renders.c.part == part, video_renders.c.digest == digest)
             .order_by(video_renders.c.generation.desc())
             .limit(1)
         )
@@ -55,9 +53,7 @@ class RenderRepository:
 
     async def get_by_video_or_none(self, provider: str, video_id: str) -> AnyRow | None:
         """The render with this id at its provider, or None."""
-        query = select(video_renders).where(
-            video_renders.c.provider == provider, video_renders.c.video_id == video_id
-        )
+        query = select(video_renders).where(video_renders.c.provider == provider, video_renders.c.video_id == video_id)
         return (await self._connection.execute(query.limit(1))).one_or_none()
 
     async def get_page(self, *, job_id: UUID | None, limit: int, before: UUID | None) -> Sequence[AnyRow]:

@@ -1,7 +1,7 @@
 """A course, from its sources to its exports; one child workflow a module keeps every history short."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from temporalio.exceptions import FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
+    from activities.generation.lesson_parts import LessonPartActivities, WriteLessonPartInput
     from activities.generation.steps import (
         CourseStepInput,
         ExportCourseInput,
@@ -20,8 +21,10 @@ with workflow.unsafe.imports_passed_through():
         WriteOutlineInput,
         WriteOutlineResult,
     )
+    from activities.media.speech import SpeechActivities
     from activities.media.video import FilmLessonInput
-    from domain.generation_plan import first_steps, module_steps
+    from domain.generation import ContentStatus
+    from domain.generation_plan import LessonPart, first_steps, module_steps
     from domain.jobs import JobRef
     from domain.model import Frozen
     from workflows.jobs import JobResult, JobWorkflow, PauseGate
@@ -56,7 +59,7 @@ def module_workflow_id(job: JobRef, module: int) -> str:
 class CourseModuleInput(Frozen):
     """One module of a course: ``lessons`` lessons, at first at most ``slots`` of them at once.
 
-    ``video`` says that every lesson is filmed once it is written.
+    ``parts`` is made of every lesson that is ready, in this order; ``video`` says that it is filmed then.
     """
 
     job: JobRef
@@ -65,6 +68,7 @@ class CourseModuleInput(Frozen):
     module: int
     lessons: int
     slots: int
+    parts: tuple[LessonPart, ...] = ()
     video: bool = False
 
 
@@ -137,7 +141,7 @@ class CourseGenerationWorkflow(JobWorkflow):
                 slots = self._take_slots(module, lessons)
                 part = CourseModuleInput(
                     job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id,
-                    module=module, lessons=lessons, slots=slots, video=outline.video,
+                    module=module, lessons=lessons, slots=slots, parts=outline.parts, video=outline.video,
                 )  # fmt: skip
                 running.append(asyncio.create_task(self._write_module(part)))
             await asyncio.gather(*running)
@@ -256,6 +260,14 @@ async def _tell(handle: ModuleHandle, signal: Callable[..., Any], *args: Any) ->
         workflow.logger.info("module.closed_before_signal", extra={"child": handle.id})
 
 
+_MAKERS: Final[dict[LessonPart, Callable[[Any, WriteLessonPartInput], Awaitable[Any]]]] = {
+    LessonPart.SLIDES: LessonPartActivities.write_slides,
+    LessonPart.QUIZ: LessonPartActivities.write_quiz,
+    LessonPart.AUDIO: SpeechActivities.speak_lesson,
+}
+"""The activity that makes each part of a lesson."""
+
+
 @workflow.defn(name=MODULE_WORKFLOW)
 class CourseModuleWorkflow:
     """The lessons of one module, a bounded number at once."""
@@ -363,13 +375,34 @@ class CourseModuleWorkflow:
         part = self._part
         name = f"{part.module + 1}.{lesson + 1}"
         with workflow.create_event_group(f"lesson-{name}", label=f"Lesson {name}").scope():
-            return await workflow.execute_activity_method(
+            written = await workflow.execute_activity_method(
                 GenerationActivities.write_lesson,
                 WriteLessonInput(
                     job=part.job, corpus_id=part.corpus_id, outline_id=part.outline_id,
-                    module=part.module, lesson=lesson,
+                    module=part.module, lesson=lesson, is_last=not part.parts,
                 ),
                 summary=f"lesson {name}",
+                **MODEL_CALL,
+            )  # fmt: skip
+            # Nothing can be made of a lesson that did not come out right.
+            if written.status is ContentStatus.READY:
+                await self._make_parts(lesson, written)
+        return written
+
+    async def _make_parts(self, lesson: int, written: WriteLessonResult) -> None:
+        """What comes after the text, one after the other; the lesson counts as done with the last."""
+        part = self._part
+        for kind in part.parts:
+            await self._gate(unless=lambda: self._stopped)
+            if self._stopped:
+                return
+            await workflow.execute_activity_method(
+                _MAKERS[kind],
+                WriteLessonPartInput(
+                    job=part.job, corpus_id=part.corpus_id, lesson_id=written.lesson_id,
+                    module=part.module, lesson=lesson, is_last=kind == part.parts[-1],
+                ),
+                summary=f"{kind} {part.module + 1}.{lesson + 1}",
                 **MODEL_CALL,
             )  # fmt: skip
 

@@ -1,6 +1,5 @@
 """The video of one lesson: ordered once, waited for by webhook and timer, brought home; a child of its module."""
 
-import asyncio
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -133,7 +132,7 @@ class RenderVideoWorkflow:
             await workflow.wait_condition(
                 lambda: self._spoken or self._leaving or self._decision is not None, timeout=length
             )
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return Heard.NOTHING
         if self._leaving:
             return Heard.LEAVE

@@ -114,9 +114,7 @@ class RenderDesk:
         """
         renderer = self._renderers[film.provider]
         price, worst = renderer.price(wish.engine), most_seconds(wish.script)
-        planned = Planned(
-            way=Way.RENDER, digest=film.digest, deadline=render_deadline(wish.script), policy=self.policy
-        )
+        planned = Planned(way=Way.RENDER, digest=film.digest, deadline=render_deadline(wish.script), policy=self.policy)
         async with self._keeper.effect(film.job) as connection:
             renders = RenderRepository(connection)
             row = await renders.get_latest(film.job, film.key, film.digest, lock=True)
@@ -185,7 +183,7 @@ class RenderDesk:
         return Submitted(said=Said.ORDERED)
 
     async def _open(self, film: Film) -> _Opened | Submitted:
-        """Everything that speaks against sending; then the row and the reservation, committed. Raises BudgetExceeded."""
+        """Everything that speaks against sending; then row and reservation, committed. Raises BudgetExceeded."""
         async with self._keeper.effect(film.job) as connection:
             renders = RenderRepository(connection)
             row = await renders.get_latest(film.job, film.key, film.digest, lock=True)
@@ -385,9 +383,7 @@ class RenderDesk:
         """Bring home what a program of ours has made; it costs nothing."""
         sha256 = await self._store.put_file(film.job.tenant_id, made.file)
         size = (await asyncio.to_thread(made.file.stat)).st_size
-        body = Body(
-            sha256=sha256, bytes=size, media_type=made.media_type, seconds=made.seconds, cost_usd=Decimal(0)
-        )
+        body = Body(sha256=sha256, bytes=size, media_type=made.media_type, seconds=made.seconds, cost_usd=Decimal(0))
         await self.finish(film, body)
 
     # --- ends and turns -----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from uuid import UUID
 from temporalio import activity
 
 from activities.generation.documents import DocumentStore
+from activities.generation.lesson_parts import WriteLessonPartInput, content_of
 from activities.heartbeat import heartbeating
 from activities.media.paid_speech import PaidSpeech, PieceWish, SpokenPiece
 from activities.steps import StepKeeper, input_hash
@@ -18,7 +19,7 @@ from domain.artifacts import ArtifactRole
 from domain.audio import MP3, WAV, join_audio
 from domain.course_graph import NodeKind, NodeMade, below, lesson_key
 from domain.errors import ContentError, SpeechUnavailable
-from domain.generation import CourseInput, Lesson, MediaRef
+from domain.generation import CourseInput, Lesson, MediaRef, SpeechWish
 from domain.generation_plan import module_step
 from domain.jobs import JobRef
 from domain.media import MediaNote, SpeechProvider, SpeechRequest, Voice, pieces_of
@@ -29,15 +30,6 @@ from repositories.jobs import JobRepository
 from repositories.steps import StepResultRepository
 
 _ENDINGS: Final = {MP3: "mp3", WAV: "wav"}
-
-
-class SpeakLessonInput(Frozen):
-    """The lesson at this place of the course, counted from zero, as it was written."""
-
-    job: JobRef
-    lesson_id: UUID
-    module: int
-    lesson: int
 
 
 class SpeakLessonResult(Frozen):
@@ -59,6 +51,7 @@ class SpeechWork:
     language: str
     script: str
     voice: Voice
+    is_last: bool
 
     @property
     def key(self) -> str:
@@ -113,35 +106,23 @@ class SpeechActivities:
         self._providers = {provider.name: provider for provider in providers}
 
     @activity.defn(name="speak_lesson")
-    async def speak_lesson(self, step: SpeakLessonInput) -> SpeakLessonResult:
-        """Record a lesson of a course job; what is not a finished lesson has nothing to say."""
-        job = step.job
-        async with self._keeper.attempt(job, module_step(step.module)), heartbeating():
-            wanted = await self._documents.read_input(job)
-            lesson = await self._documents.read(job, step.lesson_id, Lesson)
-            work = self.plan(
-                job, wanted, lesson, course_id=job.job_id, step=module_step(step.module),
-                module=step.module, number=step.lesson,
-            )  # fmt: skip
-            return SpeakLessonResult(audio_id=None if work is None else await self.record(work))
+    async def speak_lesson(self, step: WriteLessonPartInput) -> SpeakLessonResult:
+        """Record a lesson that is ready. Raises where the provider is not configured or its model has no price."""
+        async with self._keeper.attempt(step.job, module_step(step.module)), heartbeating():
+            wanted = await self._documents.read_input(step.job)
+            lesson = await self._documents.read(step.job, step.lesson_id, Lesson)
+            return SpeakLessonResult(audio_id=await self._record(self._plan(step, wanted, lesson)))
 
-    def plan(
-        self, job: JobRef, wanted: CourseInput, lesson: Lesson, *, course_id: UUID, step: str, module: int, number: int
-    ) -> SpeechWork | None:
-        """What there is to do for a lesson; None where no speech is wanted or there is no finished lesson.
-
-        Raises ContentError where the provider is not configured, PriceUnknown for a model without a price.
-        """
-        wish = wanted.speech
-        if wish is None or lesson.content is None:
-            return None
+    def _plan(self, step: WriteLessonPartInput, wanted: CourseInput, lesson: Lesson) -> SpeechWork:
+        wish = wanted.speech or SpeechWish()
         voice = self._provider(wish.provider).choose(language=wanted.language, voice=wish.voice, model=wish.model)
         return SpeechWork(
-            job=job, course_id=course_id, step=step, module=module, lesson=number, title=lesson.title,
-            language=wanted.language, script=lesson_script(lesson.content, language=wanted.language), voice=voice,
+            job=step.job, course_id=step.job.job_id, step=module_step(step.module), module=step.module,
+            lesson=step.lesson, title=lesson.title, language=wanted.language,
+            script=lesson_script(content_of(lesson), language=wanted.language), voice=voice, is_last=step.is_last,
         )  # fmt: skip
 
-    async def record(self, work: SpeechWork) -> UUID | None:
+    async def _record(self, work: SpeechWork) -> UUID | None:
         """The note of the recording (``MediaNote``), made now or before; None where this machine cannot speak."""
         kept = await self._keeper.recall(work.job, work.key, work.digest)
         if kept is None:
@@ -186,7 +167,7 @@ class SpeechActivities:
             await self._keeper.finish_part(
                 connection, work.job, step=work.step, part=f"{work.key}/skipped", digest=work.digest,
                 result={"skipped": reason.detail}, event="lesson.not_spoken",
-                data={"lesson": work.place, "code": reason.code, "detail": reason.detail},
+                data={"lesson": work.place, "code": reason.code, "detail": reason.detail}, advances=work.is_last,
             )  # fmt: skip
 
     async def _finish(self, work: SpeechWork, pieces: list[SpokenPiece]) -> dict[str, Any]:
@@ -223,7 +204,7 @@ class SpeechActivities:
             await connection.execute(*revision_statement(job, work.course_id, node))
             await self._keeper.finish_part(
                 connection, job, step=work.step, part=work.key, digest=work.digest, result=result,
-                event="lesson.spoken",
+                event="lesson.spoken", advances=work.is_last,
                 data={
                     "lesson": work.place, "artifact_id": str(recording.id), "media_type": media_type,
                     "bytes": recording.bytes, "seconds": media.seconds, "cost_usd": f"{cost:f}",

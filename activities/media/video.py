@@ -1,6 +1,5 @@
 """The steps of a video as activities: planned, ordered, looked at, brought home; or made by a program of ours."""
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
@@ -77,31 +76,33 @@ class VideoActivities:
         async with self._keeper.attempt(step.job, VIDEO_STEP), heartbeating():
             wish, lesson, language = await self._read(step)
             if wish is None or lesson.content is None:
-                await self._desk.skip(self._film(step, wish, lesson), "E.VIDEO.NO_LESSON")
-                return Planned(way=Way.SKIPPED, code="E.VIDEO.NO_LESSON")
+                return await self._plan_none(step, wish, lesson, "E.VIDEO.NO_LESSON")
             if wish.provider in self._makers:
                 return await self._plan_making(step, wish, lesson)
-            renderer = self._desk.renderer(wish.provider)
-            if renderer is None:
-                return await self._plan_none(step, wish, lesson, f"E.{wish.provider.upper()}.NOT_CONFIGURED")
+            return await self._plan_render(step, wish, lesson, language)
+
+    async def _plan_render(self, step: FilmLessonInput, wish: VideoWish, lesson: Lesson, language: str) -> Planned:
+        renderer = self._desk.renderer(wish.provider)
+        asked = None
+        if renderer is not None and lesson.content is not None:
             script, shortened = spoken_script(lesson.content, language=language, longest=renderer.longest_script)
             asked = film_wish(wish, renderer, script)
-            if asked is None:
-                return await self._plan_none(step, wish, lesson, "E.HEYGEN.NOT_CONFIGURED")
-            film = replace(
-                self._film(step, wish, lesson), script=script, shortened=shortened, voice=asked.avatar,
-                engine=asked.engine, digest=rendered_digest(wish.provider, asked),
-            )  # fmt: skip
-            if await self._keeper.recall(step.job, film.key, film.digest) is not None:
-                return Planned(way=Way.KEPT, digest=film.digest)
-            try:
-                return await self._desk.plan(film, asked, workflow_id=activity.info().workflow_id or "")
-            except PriceUnknown as fault:
-                return await self._plan_none(step, wish, lesson, fault.code)
+        if asked is None:
+            return await self._plan_none(step, wish, lesson, f"E.{wish.provider.upper()}.NOT_CONFIGURED")
+        film = replace(
+            self._film(step, wish, lesson), script=script, shortened=shortened, voice=asked.avatar,
+            engine=asked.engine, digest=rendered_digest(wish.provider, asked),
+        )  # fmt: skip
+        if await self._keeper.recall(step.job, film.key, film.digest) is not None:
+            return Planned(way=Way.KEPT, digest=film.digest)
+        try:
+            return await self._desk.plan(film, asked, workflow_id=activity.info().workflow_id or "")
+        except PriceUnknown as fault:
+            return await self._plan_none(step, wish, lesson, fault.code)
 
     async def _plan_making(self, step: FilmLessonInput, wish: VideoWish, lesson: Lesson) -> Planned:
         slides, narration = await self._material(step, lesson)
-        digest = slides_digest(slides, narration and narration.media.sha256, wish.resolution)
+        digest = slides_digest(slides, None if narration is None else narration.media.sha256, wish.resolution)
         film = replace(self._film(step, wish, lesson), digest=digest)
         if await self._keeper.recall(step.job, film.key, film.digest) is not None:
             return Planned(way=Way.KEPT, digest=digest)
@@ -111,7 +112,7 @@ class VideoActivities:
             return Planned(way=Way.SKIPPED, code=VideoUnavailable.code)
         return Planned(way=Way.MAKE, digest=digest)
 
-    async def _plan_none(self, step: FilmLessonInput, wish: VideoWish, lesson: Lesson, code: str) -> Planned:
+    async def _plan_none(self, step: FilmLessonInput, wish: VideoWish | None, lesson: Lesson, code: str) -> Planned:
         await self._desk.skip(self._film(step, wish, lesson), code)
         return Planned(way=Way.SKIPPED, code=code)
 

@@ -1,4 +1,4 @@
-"""The stand-in as a server: calls in, faults on the way, webhooks out, and a control API for whoever plays the world."""
+"""The stand-in as a server: calls in, faults on the way, webhooks out, and a control API for who plays the world."""
 
 import asyncio
 import hashlib
@@ -42,7 +42,7 @@ class CutShort(Response):
 class StandInHeyGen(UnrulyService):
     """Inside the context it listens at ``origin``; ``world`` is its state, ``faults`` its script.
 
-    Where ``webhook_url`` is set, every render is posted about, signed with ``webhook_secret``; a render that was ordered
+    Where ``webhook_url`` is set, every render is posted about, signed with ``webhook_secret``; one that was ordered
     with a ``callback_url`` is posted about there as well, unsigned. ``call_log`` keeps every call in order of arrival.
     """
 
@@ -108,12 +108,12 @@ class StandInHeyGen(UnrulyService):
         key = request.headers.get("idempotency-key")
         try:
             self._admit(request)
-            if key is not None and re.fullmatch(IDEMPOTENCY_KEY, key) is None:
-                raise ApiError(400, "invalid_parameter")
             wish = json.loads(raw)
         except ApiError as fault:
             return _refusal(fault)
         except ValueError:
+            wish = None
+        if wish is None or (key is not None and re.fullmatch(IDEMPOTENCY_KEY, key) is None):
             return _refusal(ApiError(400, "invalid_parameter"))
         title = str(wish.get("title", "")) if isinstance(wish, dict) else ""
         self.call_log.append(("submit", title))
@@ -130,31 +130,31 @@ class StandInHeyGen(UnrulyService):
         if key is not None:
             self.world.in_progress.add(key)
         try:
-            if fault is not None and fault.kind in _BEFORE:
-                before = await self._before(fault)
-                if before is not None:
-                    return before
-            try:
-                answer = self.world.order(wish, key)
-            except ApiError as refusal:
-                return _refusal(refusal)
-            render = self.world.renders[answer["data"]["video_id"]]
-            status, body = 200, answer
-            if fault is not None and fault.kind is FaultKind.STATUS_AFTER:
-                status, body = fault.status, _error(fault.code or "internal_error")
-            if key is not None:
-                self.world.answers[key] = (status, body)
-            if render.play.early:
-                await self._post_about(render, "avatar_video.success", times=1)
-            self._later(self._tell(render))
-            if fault is not None and fault.kind is FaultKind.DELAY_AFTER:
-                await asyncio.sleep(fault.seconds)
+            refused = await self._before(fault) if fault is not None and fault.kind in _BEFORE else None
+            return refused or await self._sell(key, wish, fault)
+        except ApiError as refusal:
+            return _refusal(refusal)
         finally:
             if key is not None:
                 self.world.in_progress.discard(key)
-        if fault is not None and fault.kind is FaultKind.DROP_AFTER:
+
+    async def _sell(self, key: str | None, wish: Any, fault: Fault | None) -> Response:
+        """A render is ordered and paid for; what the caller hears of it is another matter. Raises ApiError."""
+        status, body = 200, self.world.order(wish, key)
+        render = self.world.renders[body["data"]["video_id"]]
+        kind = None if fault is None else fault.kind
+        if fault is not None and kind is FaultKind.STATUS_AFTER:
+            status, body = fault.status, _error(fault.code or "internal_error")
+        if key is not None:
+            self.world.answers[key] = (status, body)
+        if render.play.early:
+            await self._post_about(render, "avatar_video.success", times=1)
+        self._later(self._tell(render))
+        if fault is not None and kind is FaultKind.DELAY_AFTER:
+            await asyncio.sleep(fault.seconds)
+        if kind is FaultKind.DROP_AFTER:
             return Reset()
-        if fault is not None and fault.kind is FaultKind.ERROR_IN_200_AFTER:
+        if fault is not None and kind is FaultKind.ERROR_IN_200_AFTER:
             return JSONResponse(_error(fault.code or "internal_error"))
         return JSONResponse(body, status_code=status)
 
@@ -286,9 +286,7 @@ class StandInHeyGen(UnrulyService):
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
         try:
-            answer = await self._http.post(
-                url, content=body, headers={"content-type": "application/json", **headers}
-            )
+            answer = await self._http.post(url, content=body, headers={"content-type": "application/json", **headers})
             self.posted.append(answer.status_code)
         except httpx.HTTPError as fault:
             self.posted.append(type(fault).__name__)

@@ -314,7 +314,9 @@ async def play_one(studio: Studio, bells: Bells, seed: int) -> Played:
 
 
 @pytest.fixture
-async def world(database: Database, store: ArtifactStore, tenant_id: UUID) -> AsyncIterator[tuple[Studio, Bells, Receiver]]:
+async def world(
+    database: Database, store: ArtifactStore, tenant_id: UUID
+) -> AsyncIterator[tuple[Studio, Bells, Receiver]]:
     bells = Bells()
     service = MediaService(database, bells, webhook_secret=SECRET)
     async with (

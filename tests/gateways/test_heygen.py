@@ -222,7 +222,8 @@ class TestFiles:
         assert len(await fetched(renderer, sight.url)) > 20_000
 
     @pytest.mark.parametrize(
-        "url", ["http://127.0.0.1:1/video.mp4", "https://10.0.0.1/video.mp4", "file:///etc/passwd", "https://localhost/"]
+        "url",
+        ["http://127.0.0.1:1/video.mp4", "https://10.0.0.1/video.mp4", "file:///etc/passwd", "https://localhost/"],
     )
     async def test_only_from_the_public_internet(self, renderer: HeyGenRenderer, url: str) -> None:
         with pytest.raises(ProviderError) as refused:
