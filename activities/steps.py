@@ -13,7 +13,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.errors import next_retry_at, problem, to_failure
-from core.database import Database
+from core.database import Database, Statement
 from core.logging import bind_job
 from domain.errors import DatabaseUnavailable, LonghaulError, NotReopened, Superseded
 from domain.jobs import JobRef, WaitingKind, WaitingOn
@@ -88,14 +88,17 @@ class StepKeeper:
         result: dict[str, Any],
         event: str,
         data: Mapping[str, Any] | None = None,
+        advances: bool = True,
     ) -> bool:
         """Keep a part's result, advance its step and tell everybody, all in the caller's transaction.
 
+        Not every part ``advances`` its step: several may be one unit of its progress, which the last completes.
         False, and nothing done, where another run of the same part was first.
         """
         if not await StepResultRepository(connection).add(job, part, digest, result):
             return False
-        await StepRepository(connection).advance(job, step)
+        if advances:
+            await StepRepository(connection).advance(job, step)
         await JobRepository(connection).record(
             job_id=job.job_id,
             attempt=job.attempt,
@@ -105,12 +108,13 @@ class StepKeeper:
         )
         return True
 
-    async def finish_artifact(self, job: JobRef, part: FinishedPart) -> bool:
+    async def finish_artifact(self, job: JobRef, part: FinishedPart, *more: Statement) -> bool:
         """As ``effect`` and ``finish_part`` for a part that makes one artifact, in a single round trip.
 
+        ``more`` are statements of the same transaction, which have to be harmless where they change nothing any more.
         False, and nothing done, where another run of the same part was first.
         """
-        return await self._writer.finish(job, part)
+        return await self._writer.finish(job, part, *more)
 
     async def _begin(self, job: JobRef, step: str) -> None:
         # Of a step in many parts nearly every part finds it running; only the first has something to say.

@@ -24,7 +24,19 @@ from api.limits import RateLimiter
 from api.methods import answer_wrong_method
 from api.openapi import describe
 from api.readiness import Readiness
-from api.routes import artifacts, codec, events, federated, health, jobs, publishing, records, schedules, webhooks
+from api.routes import (
+    artifacts,
+    codec,
+    events,
+    federated,
+    health,
+    jobs,
+    media,
+    publishing,
+    records,
+    schedules,
+    webhooks,
+)
 from api.workers import ServedQueues
 from core.database import Database, check_schema, create_database
 from core.federated_metrics import IngestMetrics
@@ -48,6 +60,7 @@ from services.federated.runtime import create_runtime
 from services.federated.services import create_federated
 from services.jobs import JobService
 from services.kinds import KindRegistry
+from services.media import MediaService, TemporalWaker
 from services.pollers import Pollers
 from services.publishing.dialogs import DialogService
 from services.publishing.orders import PublishingService
@@ -76,6 +89,7 @@ FAMILIES: Final = (
     records.router,
     federated.router,
     publishing.router,
+    media.router,
 )
 """Every family's routes, one name each."""
 
@@ -109,6 +123,7 @@ def create_app(settings: Settings, *, patience: Patience | None = None) -> FastA
     for family in FAMILIES:
         app.include_router(family, prefix=PREFIX)
     app.include_router(publishing.incoming)
+    app.include_router(media.incoming)
     app.include_router(health.router)
     if settings.payload_keys is not None:
         app.include_router(codec.router)
@@ -169,6 +184,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         schedules=ScheduleService(database, kinds, clock, keep_keys=_keep_keys(settings)),
         publishing=PublishingService(database, job_service, client, box),
         dialogs=DialogService(database, client),
+        media=MediaService(database, TemporalWaker(client), webhook_secret=_secret(settings.heygen_webhook_secret)),
         webhooks=WebhookService(database, box, exempt_hosts=settings.webhook_exempt_hosts),
         reader=reader,
         federated=create_federated(

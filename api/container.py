@@ -19,6 +19,7 @@ from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.federated.services import FederatedServices
 from services.jobs import JobService
+from services.media import MediaService
 from services.publishing.dialogs import DialogService
 from services.publishing.orders import PublishingService
 from services.saving.intake import RecordIntake
@@ -49,6 +50,7 @@ class Services:
     publishing: PublishingService
     dialogs: DialogService
     webhooks: WebhookService
+    media: MediaService
     hub: EventHub
     served: ServedQueues
     links: Links

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -53,6 +54,75 @@ class NodeMade(Frozen):
     status: ContentStatus = ContentStatus.READY
     calls: int = 0
     cost_usd: Decimal = Decimal(0)
+
+
+class TreeNode(NodeMade):
+    """A node of the tree, as some revision of it stands. ``job_id`` is None where a person made it."""
+
+    revision_id: UUID
+    whole_id: UUID | None = None
+    """The revision that this node is a part of, for modules, blocks and single slides."""
+    job_id: UUID | None = None
+    made_at: datetime
+
+
+_PLACE_IN_LESSON: Final = ("", "block", "slides", "slide", "quiz", "audio", "video")
+
+
+def reading_order(key: str) -> tuple[int, int, int, int]:
+    """What to sort keys by, so that a course reads from its outline to the last lesson's last part.
+
+    Modules come before their lessons, lessons before their parts.
+    """
+    if key in {"course", "outline"}:
+        return (0, 0, 0, 0)
+    if key.startswith("module-"):
+        return (int(key.removeprefix("module-")), 0, 0, 0)
+    module, lesson = place_of(key)
+    what, _, number = key.partition("/")[2].partition("-")
+    return (module + 1, lesson + 1, _PLACE_IN_LESSON.index(what), int(number or 0))
+
+
+def kind_of(key: str) -> NodeKind:
+    """The kind of node that a key names."""
+    return NodeKind((key.partition("/")[2] or key).partition("-")[0])
+
+
+def whole_of(key: str) -> str:
+    """The node that holds the content of this one: the deck of a slide, the lesson of a block, the node itself."""
+    match kind_of(key):
+        case NodeKind.BLOCK:
+            return key.partition("/")[0]
+        case NodeKind.SLIDE:
+            return below(key.partition("/")[0], "slides")
+        case NodeKind.MODULE:
+            return "outline"
+        case _:
+            return key
+
+
+def number_of(key: str) -> int:
+    """The place of a module, a block or a slide among its like, counted from zero."""
+    return int(key.rpartition("-")[2]) - 1
+
+
+def belongs_to(key: str, node: str) -> bool:
+    """Whether ``key`` is ``node`` or stands below it: lessons below their module, everything below its lesson."""
+    if key == node or key.startswith(f"{node}/"):
+        return True
+    return kind_of(node) is NodeKind.MODULE and key.startswith(f"lesson-{number_of(node) + 1}.")
+
+
+_MADE_FROM: Final = {
+    NodeKind.SLIDES: (NodeKind.VIDEO,),
+    NodeKind.AUDIO: (NodeKind.VIDEO,),
+    NodeKind.LESSON: (NodeKind.SLIDES, NodeKind.QUIZ, NodeKind.AUDIO, NodeKind.VIDEO),
+}
+
+
+def made_from(kind: NodeKind) -> tuple[NodeKind, ...]:
+    """What is made, in this order, from a node of this kind, directly or not, within its lesson."""
+    return _MADE_FROM.get(kind, ())
 
 
 def lesson_key(module: int, lesson: int) -> str:

@@ -1,7 +1,7 @@
 """The steps of an evaluation: open the run, make courses of golden cases, judge them."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,7 +10,7 @@ from uuid import UUID
 from temporalio import activity
 
 from activities.generation.documents import DocumentStore
-from activities.generation.models import pick_model
+from activities.generation.models import Models
 from activities.generation.samples import EXTRACTIVE, SampleMaker
 from activities.generation.writer import StructuredWriter
 from activities.heartbeat import heartbeating
@@ -97,7 +97,7 @@ class EvaluationActivities:
         documents: DocumentStore,
         writer: StructuredWriter,
         *,
-        models: Iterable[LanguageModel],
+        models: Models,
         metrics: EvaluationMetrics,
         at_once: int,
     ) -> None:
@@ -105,7 +105,7 @@ class EvaluationActivities:
         self._keeper = keeper
         self._documents = documents
         self._writer = writer
-        self._models = {model.name: model for model in models}
+        self._models = models
         self._metrics = metrics
         self._at_once = at_once
 
@@ -180,7 +180,8 @@ class EvaluationActivities:
             raw = await JobRepository(connection).get_input(job.job_id)
         wanted = EvaluationInput.model_validate(raw)
         cases = _cases_of(wanted)
-        model, model_name = pick_model(self._models, wanted.provider, wanted.model)
+        course = cases[0].course(provider=wanted.provider, model=wanted.model)
+        model, model_name = self._models.chosen(course)
         return _Run(wanted, cases, model, Subject(wanted.golden_set, checksum(cases), model.name, model_name))
 
     # --- the verdict --------------------------------------------------------------------------------

@@ -120,12 +120,14 @@ def course_result(course: Course, artifacts: Sequence[Artifact]) -> dict[str, An
     """The result of the job: what was made, how much of it is good, and where it lies."""
     lessons = [lesson for module in course.modules for lesson in module.lessons]
     by_status = {status.value: sum(lesson.status is status for lesson in lessons) for status in ContentStatus}
-    cost = sum((lesson.provenance.cost_usd for lesson in lessons), course.outline_provenance.cost_usd)
+    origins = [origin for lesson in lessons for origin in lesson.origins]
+    cost = sum((origin.cost_usd for origin in origins), course.outline_provenance.cost_usd)
     return {
         "title": course.title,
         "complete": course.complete,
         "modules": len(course.modules),
         "lessons": {"total": len(lessons), **{status: count for status, count in by_status.items() if count}},
+        **_parts_result(lessons),
         "cost_usd": f"{Decimal(cost):f}",
         "artifacts": [
             {"id": str(artifact.id), "name": artifact.name, "media_type": artifact.media_type,
@@ -133,3 +135,18 @@ def course_result(course: Course, artifacts: Sequence[Artifact]) -> dict[str, An
             for artifact in artifacts
         ],
     }  # fmt: skip
+
+
+def _parts_result(lessons: Sequence[Lesson]) -> dict[str, Any]:
+    """How many slides and questions there are, where they were asked for, and how many lessons have none."""
+    result: dict[str, Any] = {}
+    decks = [lesson.slides for lesson in lessons if lesson.slides_provenance is not None]
+    quizzes = [lesson.quiz for lesson in lessons if lesson.quiz_provenance is not None]
+    if decks:
+        slides = [slide for deck in decks if deck is not None for slide in deck.slides]
+        figures = sum(slide.figure is not None for slide in slides)
+        result["slides"] = {"total": len(slides), "figures": figures, "lessons_without": decks.count(None)}
+    if quizzes:
+        questions = sum(len(quiz.questions) for quiz in quizzes if quiz is not None)
+        result["quiz"] = {"questions": questions, "lessons_without": quizzes.count(None)}
+    return result

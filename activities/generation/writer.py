@@ -58,6 +58,8 @@ class Wish(Generic[AnswerT]):
     rule: Rule = lambda _answer: ()
     spoiled: int = 0
     """How many answers to the same wish were no good and ended an attempt of the job; the next one is another call."""
+    fresh: bool = False
+    """Whether an answer that is on record already is not good enough: the same is wanted anew."""
     sample: int = 0
     """0: an answer is wanted. From 1: a sample of what the model says today, which is neither taken from the cache nor
     put there; each number has a seed of its own, so that samples are no copies of each other."""
@@ -87,7 +89,8 @@ class StructuredWriter:
         """Ask, validate, repair at most once. Raises what PaidCalls raises."""
         request = _request(job, step, model_name, wish)
         key = _cache_key(model.name, request, wish)
-        cached = None if wish.sample else await self._from_cache(job, key, model.name, request, wish)
+        fresh = wish.fresh or wish.sample > 0
+        cached = None if fresh else await self._from_cache(job, key, model.name, request, wish)
         if cached is not None:
             return cached
         first = await self._calls.complete(job, step, model, request)

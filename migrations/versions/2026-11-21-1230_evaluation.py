@@ -1,7 +1,7 @@
 """Evaluation: runs over golden sets with their verdicts, and the samples that they were judged by.
 
 Revision: 0012
-Follows: 0006
+Follows: 0009
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0012"
-down_revision = "0006"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 

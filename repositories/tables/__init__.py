@@ -20,6 +20,13 @@ from repositories.tables.core import (
     tenants,
     workers,
 )
+from repositories.tables.courses import (
+    course_exports,
+    course_nodes,
+    course_versions,
+    courses,
+    node_revisions,
+)
 from repositories.tables.evaluation import evaluation_cases, evaluation_runs
 from repositories.tables.federated import (
     fl_decisions,
@@ -30,6 +37,7 @@ from repositories.tables.federated import (
     fl_versions,
 )
 from repositories.tables.generation import prompts, provider_calls, response_cache
+from repositories.tables.leases import provider_leases
 from repositories.tables.publishing import (
     bot_updates,
     bots,
@@ -43,6 +51,7 @@ from repositories.tables.publishing import (
     slots,
     view_counts,
 )
+from repositories.tables.renders import provider_webhooks, video_renders
 from repositories.tables.saving import (
     messages,
     record_batches,
@@ -75,6 +84,10 @@ __all__ = [
     "bots",
     "channels",
     "commands",
+    "course_exports",
+    "course_nodes",
+    "course_versions",
+    "courses",
     "credentials",
     "evaluation_cases",
     "evaluation_runs",
@@ -91,10 +104,13 @@ __all__ = [
     "jobs",
     "messages",
     "metadata",
+    "node_revisions",
     "orders",
     "owner_tasks",
     "prompts",
     "provider_calls",
+    "provider_leases",
+    "provider_webhooks",
     "publications",
     "rate_parties",
     "rate_scopes",
@@ -108,6 +124,7 @@ __all__ = [
     "step_results",
     "tenants",
     "users",
+    "video_renders",
     "view_counts",
     "webhook_deliveries",
     "webhook_endpoints",

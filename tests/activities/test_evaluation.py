@@ -17,6 +17,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
 from activities.generation.evaluation import EvaluateSampleInput, EvaluationActivities, EvaluationStepInput
+from activities.generation.models import Models
 from activities.generation.writer import StructuredWriter
 from activities.steps import StepKeeper
 from core.database import Database
@@ -100,7 +101,7 @@ def activities(
         StepKeeper(database),
         DocumentStore(database, store),
         StructuredWriter(database, calls, cache_for=timedelta(hours=1)),
-        models=[model],
+        models=Models([model]),
         metrics=EvaluationMetrics(CollectorRegistry()),
         at_once=2,
     )

@@ -20,10 +20,16 @@ import worker
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
 from activities.generation.evaluation import EvaluationActivities
+from activities.generation.lesson_parts import LessonPartActivities
+from activities.generation.models import Models
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.media.paid_speech import PaidSpeech
+from activities.media.renders import RenderDesk
+from activities.media.speech import SpeechActivities
+from activities.media.video import VideoActivities
 from activities.saving.flush import Flusher
 from activities.saving.importer import Importer, ImportLimits
 from activities.saving.steps import SavingActivities
@@ -34,8 +40,9 @@ from core.ids import new_id
 from core.metrics import WorkerMetrics
 from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
-from domain.generation import Completion, CompletionRequest, LessonTask, Price
+from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, Task
 from domain.jobs import JobAction, JobRef
+from domain.media import SpeechProvider
 from gateways.offline import OfflineLanguageModel
 from repositories.rows import AnyRow
 from services.commands import CommandSender
@@ -56,8 +63,8 @@ SOURCE: Final = Path(__file__).parent.parent / "data" / "tides.txt"
 class HeldModel(OfflineLanguageModel):
     """The offline model, asked under the eyes of a test.
 
-    ``asked`` counts calls by what is wanted: ``outline``, or the title of a lesson. While ``open`` is not set,
-    lessons stay in progress. ``answers`` replaces the answer by a text, or by an error, for as long as it is there.
+    ``asked`` counts calls by what is wanted: ``outline``, the title of a lesson, or ``slides of``, ``quiz of`` and
+    that title. While ``open`` is not set, lessons stay in progress. ``answers`` replaces the answer by a text, or by an error, for as long as it is there.
     """
 
     def __init__(self) -> None:
@@ -72,12 +79,12 @@ class HeldModel(OfflineLanguageModel):
     @property
     def lessons(self) -> list[str]:
         """The lessons asked for, in order."""
-        return [title for title in self.asked if title != "outline"]
+        return [name for name in self.asked if name != "outline" and not name.startswith(("slides of ", "quiz of "))]
 
     async def complete(self, *, request: CompletionRequest) -> Completion:
         """Remember, wait, answer."""
         is_lesson = isinstance(request.task, LessonTask)
-        name = request.task.lesson.title if isinstance(request.task, LessonTask) else "outline"
+        name = _name_of(request.task)
         self.asked.append(name)
         self.in_progress += 1
         try:
@@ -96,6 +103,16 @@ class HeldModel(OfflineLanguageModel):
     def price(self, model: str) -> Price:
         """As the offline model."""
         return super().price(model)
+
+
+def _name_of(task: Task) -> str:
+    match task:
+        case OutlineTask():
+            return "outline"
+        case LessonTask():
+            return task.lesson.title
+        case _:
+            return f"{task.kind} of {task.lesson.title}"
 
 
 @dataclass(frozen=True)
@@ -170,6 +187,9 @@ async def serving_courses(
     fan_out: int = 2,
     cache_for: timedelta = timedelta(0),
     more_models: Sequence[Any] = (),
+    desk: RenderDesk | None = None,
+    makers: Sequence[Any] = (),
+    voices: Sequence[SpeechProvider] = (),
 ) -> AsyncIterator[Courses]:
     """Everything that a course needs, on a task queue of its own."""
     task_queue = f"real-{new_id()}"
@@ -178,8 +198,7 @@ async def serving_courses(
     model = HeldModel()
     documents = DocumentStore(database, store)
     writer = StructuredWriter(database, PaidCalls(database, keeper, metrics, CallSlots(100)), cache_for=cache_for)
-    models = [model, *more_models]
-    course = GenerationActivities(keeper, documents, writer, models, lessons_at_once=fan_out)
+    models = Models([model, *more_models])
     registry = CollectorRegistry()
     golden = EvaluationActivities(
         database, keeper, documents, writer, models=models, metrics=EvaluationMetrics(registry), at_once=fan_out
@@ -189,7 +208,12 @@ async def serving_courses(
     families = worker.Families(
         jobs=JobActivities(database, metrics),
         schedules=MagicMock(),
-        generation=course,
+        generation=GenerationActivities(keeper, documents, writer, models, lessons_at_once=fan_out),
+        lesson_parts=LessonPartActivities(keeper, documents, writer, models),
+        speech=SpeechActivities(
+            keeper, documents, PaidSpeech(database, store, keeper, metrics, look_pauses_seconds=(0.0, 0.0)), voices
+        ),
+        video=VideoActivities(keeper, documents, desk or RenderDesk(database, keeper, store, metrics, ()), makers),
         evaluation=golden,
         saving=SavingActivities(flusher, Importer(database, store, keeper, limits), keeper, metrics),
         federated=MagicMock(),
