@@ -174,6 +174,16 @@ class TestRuns:
         _, row = await evaluate(courses, samples=1, baseline=str(first.job_id))
         assert row.result["baseline_job_id"] == str(first.job_id)
 
+    async def test_the_whole_golden_set(self, courses: Courses) -> None:
+        """Every case, once, by the provider that quotes: nothing is to be found fault with, and no score is missing."""
+        job, row = await evaluate(courses, cases=None, samples=1)
+        assert row.result["cases"] >= 12
+        assert row.result["scores"] == dict.fromkeys(("completeness", "constraints", "faithfulness", "coverage"), 1.0)
+        report = await report_of(courses, job)
+        assert [case["faults"] for case in report["cases"]] == [[]] * row.result["cases"]
+        assert report["passed"]["mean"] == 1
+        assert report["passed"]["low"] < 0.9, "fourteen of fourteen are no certainty"
+
     async def test_other_cases_are_another_series(self, courses: Courses) -> None:
         await evaluate(courses, samples=1)
         _, row = await evaluate(courses, samples=1, cases=["en-candles"])
