@@ -115,7 +115,7 @@ def _html(report: EvaluationReport) -> bytes:
     return page(
         language="en",
         title=f"Evaluation: {_VERDICTS[report.verdict]}",
-        css=template("course.css"),
+        css=template("course.css") + template("report.css"),
         body=sanitised(element("div", main, class_="page")),
     )
 
