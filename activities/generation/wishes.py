@@ -121,7 +121,8 @@ def course_result(course: Course, artifacts: Sequence[Artifact]) -> dict[str, An
     lessons = [lesson for module in course.modules for lesson in module.lessons]
     by_status = {status.value: sum(lesson.status is status for lesson in lessons) for status in ContentStatus}
     origins = [origin for lesson in lessons for origin in lesson.origins]
-    cost = sum((origin.cost_usd for origin in origins), course.outline_provenance.cost_usd)
+    recordings = [media for lesson in lessons for media in lesson.recordings]
+    cost = sum((paid.cost_usd for paid in (*origins, *recordings)), course.outline_provenance.cost_usd)
     return {
         "title": course.title,
         "complete": course.complete,
@@ -149,4 +150,7 @@ def _parts_result(lessons: Sequence[Lesson]) -> dict[str, Any]:
     if quizzes:
         questions = sum(len(quiz.questions) for quiz in quizzes if quiz is not None)
         result["quiz"] = {"questions": questions, "lessons_without": quizzes.count(None)}
+    spoken = [lesson.audio.seconds for lesson in lessons if lesson.audio is not None]
+    if spoken:
+        result["audio"] = {"lessons": len(spoken), "seconds": round(sum(spoken), 1)}
     return result
