@@ -121,8 +121,9 @@ def course_result(course: Course, artifacts: Sequence[Artifact]) -> dict[str, An
     lessons = [lesson for module in course.modules for lesson in module.lessons]
     by_status = {status.value: sum(lesson.status is status for lesson in lessons) for status in ContentStatus}
     origins = [origin for lesson in lessons for origin in lesson.origins]
-    recordings = [media for lesson in lessons for media in lesson.recordings]
-    cost = sum((paid.cost_usd for paid in (*origins, *recordings)), course.outline_provenance.cost_usd)
+    costs = [origin.cost_usd for origin in origins]
+    costs += [media.cost_usd for lesson in lessons for media in lesson.recordings]
+    cost = sum(costs, course.outline_provenance.cost_usd)
     return {
         "title": course.title,
         "complete": course.complete,
