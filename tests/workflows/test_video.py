@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -78,6 +79,10 @@ class TestRendered:
             row = await courses.until_status(job, "succeeded", within=WITHIN)
             rows = await studio.rows(job)
             sold = studio.standin.world.renders
+            document = await course_of(courses, job)
+        shown = [lesson["video"] for lesson in document["modules"][0]["lessons"]]
+        assert {one["url"] for one in shown} == {f"/api/v1/artifacts/{one.artifact_id}" for one in rows}
+        assert {one["sha256"] for one in shown} == {sha256(one.body()).hexdigest() for one in sold.values()}
         assert {one.state for one in rows} == {"done"}
         assert {one.video_id for one in rows} == set(sold)
         assert row.cost_usd == sum(one.cost_usd for one in rows) > 0
