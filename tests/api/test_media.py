@@ -60,7 +60,9 @@ async def set_state(database: Database, tenant_id: UUID, render_id: UUID, state:
         await connection.execute(update(video_renders).where(video_renders.c.id == render_id).values(state=state))
 
 
-def hook(callback_id: Any = None, *, video_id: Any = None, more: str = "", event: str = "avatar_video.success") -> bytes:
+def hook(
+    callback_id: Any = None, *, video_id: Any = None, more: str = "", event: str = "avatar_video.success"
+) -> bytes:
     data = {"video_id": video_id, "callback_id": None if callback_id is None else str(callback_id), "more": more}
     return json.dumps({"event_type": event, "event_data": data}).encode()
 
@@ -87,9 +89,7 @@ Served = tuple[Bell, httpx.AsyncClient, Any]
 
 class TestWebhooks:
     @pytest.mark.parametrize("name", ["Heygen-Signature", "Signature", "heygen-signature"])
-    async def test_a_signed_one_wakes_once(
-        self, bell: Served, database: Database, tenant_id: UUID, name: str
-    ) -> None:
+    async def test_a_signed_one_wakes_once(self, bell: Served, database: Database, tenant_id: UUID, name: str) -> None:
         ringing, http, _ = bell
         render_id = await add_render(database, tenant_id)
         body = hook(render_id)
@@ -134,9 +134,7 @@ class TestWebhooks:
         assert len(ringing.rung) == 1
 
     @pytest.mark.parametrize("state", ["done", "failed", "abandoned", "replaced"])
-    async def test_late_ones_are_harmless(
-        self, bell: Served, database: Database, tenant_id: UUID, state: str
-    ) -> None:
+    async def test_late_ones_are_harmless(self, bell: Served, database: Database, tenant_id: UUID, state: str) -> None:
         ringing, http, _ = bell
         body = hook(await add_render(database, tenant_id, state=state))
         assert (await http.post(HOOK, content=body, headers=signed(body))).json() == {"woken": False}
@@ -158,7 +156,9 @@ class TestWebhooks:
         ringing.is_away = False
         assert (await http.post(HOOK, content=body, headers=signed(body))).json() == {"woken": True}
 
-    @pytest.mark.parametrize("body", [hook(new_id()), hook("nobody"), hook(video_id="nobody"), hook(video_id=7), hook()])
+    @pytest.mark.parametrize(
+        "body", [hook(new_id()), hook("nobody"), hook(video_id="nobody"), hook(video_id=7), hook()]
+    )
     async def test_unknown_renders(self, bell: Served, body: bytes) -> None:
         ringing, http, _ = bell
         answer = await http.post(HOOK, content=body, headers=signed(body))

@@ -48,7 +48,7 @@ from tests.support.renders import SECRET, Studio, film_of
 
 _log = structlog.get_logger(__name__)
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1_500)]
 
 SCHEDULES: Final = int(os.environ.get("LONGHAUL_CHAOS_RENDERS", "550"))
 SEED: Final = int(os.environ.get("LONGHAUL_CHAOS_SEED", "20261121"))

@@ -39,9 +39,7 @@ async def _start(courses: Courses) -> JobRef:
 
 
 async def _histories(courses: Courses, job: JobRef) -> list[WorkflowHistory]:
-    return [
-        await courses.workflow(job, suffix).fetch_history() for suffix in ("", "/module-01", "/module-01/video-01")
-    ]
+    return [await courses.workflow(job, suffix).fetch_history() for suffix in ("", "/module-01", "/module-01/video-01")]
 
 
 async def filmed(courses: Courses) -> list[WorkflowHistory]:
