@@ -26,6 +26,7 @@ _before: Final = (
         provider_calls.c.reserved_usd,
         provider_calls.c.lost_usd,
         provider_calls.c.created_at,
+        (func.clock_timestamp() - provider_calls.c.updated_at).label("quiet_for"),
         jobs.c.budget_usd,
         jobs.c.attempt,
         jobs.c.finished_at,
@@ -123,8 +124,10 @@ class CallDesk:
     async def get_before(self, job: JobRef, op: str) -> AnyRow:
         """What is to be known before a call: its ``state`` (None: never reserved) and the job's ``budget_usd``.
 
-        Also when it was first reserved, for how much, and what sends of unknown outcome may have cost. Raises
-        Superseded where the job is finished or a newer attempt has taken over.
+        Also when it was first reserved, for how much, what sends of unknown outcome may have cost, and for how long
+        nothing was heard of it (``quiet_for``).
+
+        Raises Superseded where the job is finished or a newer attempt has taken over.
         """
         found = await self._database.read(job.tenant_id, _before, job_id=job.job_id, op=op)
         if not found or found[0].finished_at is not None or found[0].attempt != job.attempt:

@@ -27,6 +27,7 @@ ATTACHMENTS: Final[Mapping[NodeKind, tuple[type[Frozen], Callable[[Lesson, Any],
     NodeKind.SLIDES: (WrittenSlides, lambda lesson, kept: with_parts(lesson, kept, None)),
     NodeKind.QUIZ: (WrittenQuiz, lambda lesson, kept: with_parts(lesson, None, kept)),
     NodeKind.VIDEO: (MediaNote, lambda lesson, kept: lesson.model_copy(update={"video": kept.media})),
+    NodeKind.AUDIO: (MediaNote, lambda lesson, kept: lesson.model_copy(update={"audio": kept.media})),
 }
 """What belongs to a lesson: the document behind its node, and how the lesson carries it. One line a kind."""
 

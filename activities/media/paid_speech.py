@@ -1,7 +1,7 @@
 """Paid speech: reserved before the wire is touched, looked for in the history before it is paid for again."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -26,7 +26,9 @@ from repositories.rows import AnyRow
 _log = structlog.get_logger(__name__)
 
 _LOOK_PAUSES_SECONDS: Final = (0.0, 5.0, 15.0, 30.0)
-"""A provider may still be at work when we come back; its history is read this often before a text is sent again."""
+_SETTLED_SECONDS: Final = 180.0
+"""A provider may still be speaking when we come back. Its history is read this often, and until so long after the text
+was sent, before it is sent again."""
 
 _LEASE: Final = timedelta(seconds=60)
 
@@ -67,6 +69,7 @@ class PaidSpeech:
         metrics: WorkerMetrics,
         *,
         look_pauses_seconds: Sequence[float] = _LOOK_PAUSES_SECONDS,
+        settled_seconds: float = _SETTLED_SECONDS,
     ) -> None:
         self._store = store
         self._keeper = keeper
@@ -74,6 +77,7 @@ class PaidSpeech:
         self._leases = LeaseDesk(database)
         self._metrics = metrics
         self._look_pauses_seconds = look_pauses_seconds
+        self._settled_seconds = settled_seconds
 
     async def speak(self, job: JobRef, provider: SpeechProvider, wish: PieceWish) -> SpokenPiece:
         """The recording, paid for once. Raises ProviderError, SpeechUnavailable and BudgetExceeded."""
@@ -101,7 +105,7 @@ class PaidSpeech:
         """The recording of an earlier send whose outcome nobody knows. Raises ProviderError where it stays unknown."""
         if not provider.can_look_up:
             return None
-        for pause in self._look_pauses_seconds:
+        for pause in self._pauses(before.quiet_for.total_seconds()):
             await asyncio.sleep(pause)
             found = await provider.find(wish.request, since=before.created_at)
             if found is not None:
@@ -118,6 +122,15 @@ class PaidSpeech:
                 retryable=False,
             )
         return None
+
+    def _pauses(self, quiet_seconds: float) -> Iterator[float]:
+        """How long to wait before each look at a call of which nothing was heard for so long."""
+        yield from self._look_pauses_seconds
+        rest = self._settled_seconds - quiet_seconds - sum(self._look_pauses_seconds)
+        while rest > 0:
+            pause = min(rest, self._look_pauses_seconds[-1] or rest)
+            rest -= pause
+            yield pause
 
     async def _reserve(self, job: JobRef, provider: SpeechProvider, wish: PieceWish, *, budgeted: bool) -> bool:
         worst = wish.terms.cost_of(len(wish.request.text))

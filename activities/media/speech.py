@@ -33,9 +33,9 @@ _ENDINGS: Final = {MP3: "mp3", WAV: "wav"}
 
 
 class SpeakLessonResult(Frozen):
-    """Where the recording is; None where the lesson does without one."""
+    """Where the note of the recording is (``MediaNote``); None where the lesson does without one."""
 
-    audio_id: UUID | None
+    artifact_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,14 @@ class SpeechActivities:
         async with self._keeper.attempt(step.job, module_step(step.module)), heartbeating():
             wanted = await self._documents.read_input(step.job)
             lesson = await self._documents.read(step.job, step.lesson_id, Lesson)
-            return SpeakLessonResult(audio_id=await self._record(self._plan(step, wanted, lesson)))
+            work = self._plan(step, wanted, lesson, course_id=await self._documents.course_of(step.job))
+            return SpeakLessonResult(artifact_id=await self._record(work))
 
-    def _plan(self, step: WriteLessonPartInput, wanted: CourseInput, lesson: Lesson) -> SpeechWork:
+    def _plan(self, step: WriteLessonPartInput, wanted: CourseInput, lesson: Lesson, *, course_id: UUID) -> SpeechWork:
         wish = wanted.speech or SpeechWish()
         voice = self._provider(wish.provider).choose(language=wanted.language, voice=wish.voice, model=wish.model)
         return SpeechWork(
-            job=step.job, course_id=step.job.job_id, step=module_step(step.module), module=step.module,
+            job=step.job, course_id=course_id, step=module_step(step.module), module=step.module,
             lesson=step.lesson, title=lesson.title, language=wanted.language,
             script=lesson_script(content_of(lesson), language=wanted.language), voice=voice, is_last=step.is_last,
         )  # fmt: skip

@@ -55,7 +55,7 @@ def voice(standin: StandInElevenLabs, http: httpx.AsyncClient) -> ElevenLabsSpee
 def calls(database: Database, store: ArtifactStore) -> PaidSpeech:
     """Paid speech that looks again without a pause."""
     metrics = WorkerMetrics(CollectorRegistry())
-    return PaidSpeech(database, store, StepKeeper(database), metrics, look_pauses_seconds=(0.0, 0.0))
+    return PaidSpeech(database, store, StepKeeper(database), metrics, look_pauses_seconds=(0.0, 0.0), settled_seconds=0)
 
 
 @pytest.fixture
@@ -240,10 +240,24 @@ class TestTrouble:
 
         real, voice.find = voice.find, find  # type: ignore[method-assign]
         metrics = WorkerMetrics(CollectorRegistry())
-        calls = PaidSpeech(database, store, StepKeeper(database), metrics, look_pauses_seconds=(0.0, 0.0))
+        calls = PaidSpeech(
+            database, store, StepKeeper(database), metrics, look_pauses_seconds=(0.0, 0.0), settled_seconds=0
+        )
         standin.faults.add(Fault(kind=FaultKind.DROP_AFTER))
         await until_done(calls, job, voice, wish())
         assert (looks, len(standin.studio.takes)) == (2, 1)
+
+
+class TestPauses:
+    """How long a call is looked for, by how long nothing was heard of it."""
+
+    @pytest.mark.parametrize(("quiet", "in_all"), [(0.0, 180.0), (100.0, 80.0), (1_000.0, 50.0)])
+    def test_until_it_must_have_ended(
+        self, database: Database, store: ArtifactStore, quiet: float, in_all: float
+    ) -> None:
+        calls = PaidSpeech(database, store, StepKeeper(database), WorkerMetrics(CollectorRegistry()))
+        pauses = list(calls._pauses(quiet))
+        assert (pauses[0], sum(pauses), max(pauses)) == (0.0, in_all, 30.0)
 
 
 class TestBudget:

@@ -112,8 +112,8 @@ class TestOutcomes:
         assert refused.value.may_retry
 
     async def test_nobody_listens(self, http: httpx.AsyncClient) -> None:
+        renderer = renderer_of(http, "http://127.0.0.1:9")
         with pytest.raises(ProviderError) as refused:
-            renderer = renderer_of(http, "http://127.0.0.1:9")
             await renderer.submit(order_of(renderer))
         assert (refused.value.outcome, refused.value.code) == (Outcome.NOT_SENT, "E.HEYGEN.CONNECTION")
 

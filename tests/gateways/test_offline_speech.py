@@ -133,7 +133,7 @@ class TestChoice:
     @pytest.mark.parametrize(("language", "voice"), [("en", "en"), ("ru-RU", "ru"), ("pt-BR", "pt")])
     def test_named_after_the_language(self, language: str, voice: str) -> None:
         chosen = OfflineSpeech().choose(language=language, voice=None, model=None)
-        assert (chosen.voice, chosen.terms.cost_of(1_000_000)) == (voice, 0)
+        assert (chosen.voice, chosen.terms.cost_of(1_000_000)) == (voice, Decimal(0))
 
     def test_as_wished(self) -> None:
         assert OfflineSpeech().choose(language="en", voice="en-us", model=None).voice == "en-us"

@@ -211,7 +211,10 @@ async def serving_courses(
         generation=GenerationActivities(keeper, documents, writer, models, lessons_at_once=fan_out),
         lesson_parts=LessonPartActivities(keeper, documents, writer, models),
         speech=SpeechActivities(
-            keeper, documents, PaidSpeech(database, store, keeper, metrics, look_pauses_seconds=(0.0, 0.0)), voices
+            keeper,
+            documents,
+            PaidSpeech(database, store, keeper, metrics, look_pauses_seconds=(0.0, 0.0), settled_seconds=0),
+            voices,
         ),
         video=VideoActivities(keeper, documents, desk or RenderDesk(database, keeper, store, metrics, ()), makers),
         evaluation=golden,

@@ -63,6 +63,7 @@ class Studio:
     policy: RenderPolicy = QUICK
     at_once: int = 10
     options: dict[str, Any] = field(default_factory=dict)
+    metrics: WorkerMetrics = field(default_factory=lambda: WorkerMetrics(CollectorRegistry()))
     renderer: HeyGenRenderer = field(init=False)
     desk: RenderDesk = field(init=False)
 
@@ -76,10 +77,9 @@ class Studio:
 
     def new_desk(self, kind: type[RenderDesk] = RenderDesk) -> RenderDesk:
         """A desk, as a worker process of its own would have it."""
-        metrics = WorkerMetrics(CollectorRegistry())
         keeper = StepKeeper(self.database)
         values = {"policy": self.policy, **self.options}
-        return kind(self.database, keeper, self.store, metrics, [self.renderer], **values)
+        return kind(self.database, keeper, self.store, self.metrics, [self.renderer], **values)
 
     async def add_job(self) -> JobRef:
         """A course job with a course to its name."""
