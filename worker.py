@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import httpx
 import structlog
 import uvloop
 from temporalio.client import Client
@@ -19,6 +20,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from activities.federated.steps import FederatedActivities
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.evaluation import EvaluationActivities
 from activities.generation.guard import ContentGuard
 from activities.generation.lesson_parts import LessonPartActivities
 from activities.generation.models import Models
@@ -27,6 +29,10 @@ from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.media.paid_speech import PaidSpeech
+from activities.media.renders import RenderDesk
+from activities.media.speech import SpeechActivities
+from activities.media.video import VideoActivities
 from activities.publishing.checks import CheckActivities
 from activities.publishing.desk import PublishingDesk, PublishingPolicy
 from activities.publishing.dialog import DialogActivities
@@ -38,6 +44,7 @@ from activities.saving.steps import SavingActivities
 from activities.schedules import ScheduleActivities
 from activities.steps import StepKeeper
 from core.database import Database, check_schema, create_database
+from core.evaluation_metrics import EvaluationMetrics
 from core.federated_metrics import CycleMetrics
 from core.health import health_app, serve
 from core.http import HttpTimeouts, OutboundMetrics, create_http_client
@@ -55,10 +62,16 @@ from core.version import VERSION
 from domain.errors import DatabaseUnavailable, LonghaulError, TemporalUnavailable
 from domain.generation import LanguageModel
 from domain.guarding import Moderator
+from domain.media import SpeechProvider
+from domain.video import RenderPolicy, VideoRenderer
 from gateways.detection import PersonalDataDetector
+from gateways.elevenlabs import ElevenLabsSpeech
 from gateways.file_channel import FileGateway
+from gateways.heygen import HeyGenRenderer
 from gateways.moderation import OpenAIModerator
 from gateways.offline import OfflineLanguageModel
+from gateways.offline_speech import OfflineSpeech
+from gateways.offline_video import OfflineVideoMaker
 from gateways.openai import OpenAILanguageModel
 from gateways.telegram import TelegramGateway
 from gateways.telegram_preview import TelegramPreview
@@ -90,12 +103,14 @@ from services.webhooks import WebhookDeliverer
 from workflows import diagnostics, federated, generation, publishing, saving, schedules
 from workflows.diagnostics import NoopWorkflow
 from workflows.dialog import DialogWorkflow
+from workflows.evaluation import EvaluationWorkflow
 from workflows.federated import FederatedCycleWorkflow
 from workflows.generation import CourseGenerationWorkflow, CourseModuleWorkflow
 from workflows.publishing import CheckWorkflow, OrderWorkflow, SequenceWorkflow
 from workflows.saving import RecordImportWorkflow, RecordStreamWorkflow
 from workflows.schedules import ScheduledRunWorkflow
 from workflows.section import SectionWorkflow, VersionExportWorkflow
+from workflows.video import RenderVideoWorkflow
 
 _log = structlog.get_logger(__name__)
 
@@ -124,14 +139,28 @@ class Publishing:
 
 
 @dataclass(frozen=True, slots=True)
+class Courses:
+    """The activities of generation that share models, guard and ledger."""
+
+    generation: GenerationActivities
+    lesson_parts: LessonPartActivities
+    sections: SectionActivities
+    speech: SpeechActivities
+    evaluation: EvaluationActivities
+
+
+@dataclass(frozen=True, slots=True)
 class Families:
     """The activities of every family, one name each."""
 
     jobs: JobActivities
     schedules: ScheduleActivities
     generation: GenerationActivities
+    evaluation: EvaluationActivities
+    video: VideoActivities
     lesson_parts: LessonPartActivities
     sections: SectionActivities
+    speech: SpeechActivities
     saving: SavingActivities
     federated: FederatedActivities
     publishing: Publishing
@@ -140,6 +169,7 @@ class Families:
 def queues(families: Families) -> list[Queue]:
     """Every registration of this process, one line a family."""
     timed, course, saved, cycle = families.schedules, families.generation, families.saving, families.federated
+    golden = families.evaluation
     every_job = [families.jobs.begin_job, families.jobs.plan_steps, families.jobs.finish_job]
     return [
         Queue(diagnostics.TASK_QUEUE, [NoopWorkflow], every_job),
@@ -155,7 +185,14 @@ def queues(families: Families) -> list[Queue]:
         ),
         Queue(
             generation.TASK_QUEUE,
-            [CourseGenerationWorkflow, CourseModuleWorkflow, SectionWorkflow, VersionExportWorkflow],
+            [
+                CourseGenerationWorkflow,
+                CourseModuleWorkflow,
+                SectionWorkflow,
+                VersionExportWorkflow,
+                RenderVideoWorkflow,
+                EvaluationWorkflow,
+            ],
             [
                 *every_job,
                 course.prepare_sources,
@@ -163,10 +200,15 @@ def queues(families: Families) -> list[Queue]:
                 course.write_lesson,
                 families.lesson_parts.write_slides,
                 families.lesson_parts.write_quiz,
+                families.speech.speak_lesson,
+                *video_activities(families.video),
                 course.export_course,
                 families.sections.plan_section,
                 families.sections.apply_section,
                 families.sections.export_version,
+                golden.open_evaluation,
+                golden.evaluate_sample,
+                golden.judge_evaluation,
             ],
         ),
         Queue(
@@ -195,6 +237,14 @@ def queues(families: Families) -> list[Queue]:
     ]
 
 
+def video_activities(video: VideoActivities) -> list[Any]:
+    """Every activity of videos by name."""
+    return [
+        video.plan_video, video.make_video, video.take_render_place, video.submit_render, video.look_at_render,
+        video.keep_video, video.close_render,
+    ]  # fmt: skip
+
+
 def publishing_activities(post: Publishing) -> list[Any]:
     """Every activity of publishing by name."""
     effects, orders, checks = post.effects, post.orders, post.checks
@@ -205,6 +255,24 @@ def publishing_activities(post: Publishing) -> list[Any]:
         orders.finish_order, orders.watch_order, orders.count_views, orders.report_order, orders.notify,
         checks.check_channel, checks.check_links, post.dialogs.take_turn,
     ]  # fmt: skip
+
+
+def speech_providers(settings: Settings, http: httpx.AsyncClient) -> list[SpeechProvider]:
+    """The voices of this process: espeak-ng, and ElevenLabs where there is a key."""
+    providers: list[SpeechProvider] = [OfflineSpeech(at_once=settings.offline_speech_at_once)]
+    if settings.elevenlabs_api_key is not None:
+        providers.append(
+            ElevenLabsSpeech(
+                client=http,
+                base_url=settings.elevenlabs_base_url,
+                api_key=settings.elevenlabs_api_key,
+                default_voice=settings.elevenlabs_voice,
+                default_model=settings.elevenlabs_model,
+                models=settings.elevenlabs_models,
+                at_once=settings.elevenlabs_at_once,
+            )
+        )
+    return providers
 
 
 class WorkerProcess:
@@ -238,13 +306,16 @@ class WorkerProcess:
             jobs = self._jobs(database, kinds, sender)
             box = create_secret_box(settings.sealing_keys.get_secret_value())
             post, poller = await self._publishing(database, client, jobs=jobs, box=box, tracing=tracing, stack=stack)
-            courses, lesson_parts, sections = await stack.enter_async_context(self._generation(database, tracing))
+            courses = await stack.enter_async_context(self._generation(database, tracing))
             families = Families(
                 jobs=JobActivities(database, self._metrics),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
-                generation=courses,
-                lesson_parts=lesson_parts,
-                sections=sections,
+                generation=courses.generation,
+                lesson_parts=courses.lesson_parts,
+                sections=courses.sections,
+                speech=courses.speech,
+                video=await stack.enter_async_context(self._video(database, tracing, post.guarded)),
+                evaluation=courses.evaluation,
                 saving=create_saving(settings, database, self._metrics, worker_id=self._id),
                 federated=self._federated(database),
                 publishing=post,
@@ -306,9 +377,7 @@ class WorkerProcess:
         return None
 
     @asynccontextmanager
-    async def _generation(
-        self, database: Database, tracing: Tracing
-    ) -> AsyncIterator[tuple[GenerationActivities, LessonPartActivities, SectionActivities]]:
+    async def _generation(self, database: Database, tracing: Tracing) -> AsyncIterator[Courses]:
         settings = self._settings
         keeper = StepKeeper(database)
         slots = CallSlots(settings.generation_fan_out)
@@ -337,7 +406,8 @@ class WorkerProcess:
                         can_look_up=settings.openai_can_look_up,
                     )
                 )
-            documents = DocumentStore(database, create_artifact_store(settings.store_url))
+            store = create_artifact_store(settings.store_url)
+            documents = DocumentStore(database, store)
             if settings.openai_api_key is not None and settings.openai_moderation:
                 moderators.append(
                     OpenAIModerator(
@@ -360,11 +430,46 @@ class WorkerProcess:
                 cache_for=timedelta(hours=settings.response_cache_hours),
             )
             known = Models(models)
-            yield (
-                GenerationActivities(keeper, documents, writer, known, lessons_at_once=slots.parts_at_once),
-                LessonPartActivities(keeper, documents, writer, known),
-                SectionActivities(keeper, documents, lessons_at_once=slots.parts_at_once),
+            measured = EvaluationMetrics(self._registry, [(model.name, model.default_model) for model in models])
+            yield Courses(
+                generation=GenerationActivities(keeper, documents, writer, known, lessons_at_once=slots.parts_at_once),
+                lesson_parts=LessonPartActivities(keeper, documents, writer, known),
+                sections=SectionActivities(keeper, documents, lessons_at_once=slots.parts_at_once),
+                speech=SpeechActivities(
+                    keeper,
+                    documents,
+                    PaidSpeech(database, store, keeper, self._metrics),
+                    speech_providers(settings, http),
+                ),
+                evaluation=EvaluationActivities(
+                    database,
+                    keeper,
+                    documents,
+                    writer,
+                    models=known,
+                    metrics=measured,
+                    at_once=settings.evaluation_fan_out,
+                ),
             )
+
+    @asynccontextmanager
+    async def _video(
+        self, database: Database, tracing: Tracing, files: GuardedClient
+    ) -> AsyncIterator[VideoActivities]:
+        settings = self._settings
+        keeper, store = StepKeeper(database), create_artifact_store(settings.store_url)
+        wait = HttpTimeouts(connect=settings.http_connect_timeout_seconds, read=30, write=30, pool=5)
+        # A connection of its own for each call: one that died unseen would leave an order in doubt.
+        async with create_http_client(
+            timeout=wait, proxy=settings.http_proxy, user_agent=f"longhaul/{VERSION}", metrics=self._outbound,
+            inject=tracing.inject if tracing.enabled else None, max_idle=0,
+        ) as http:  # fmt: skip
+            desk = RenderDesk(
+                database, keeper, store, self._metrics, create_renderers(settings, http, files),
+                policy=RenderPolicy(poll_first=timedelta(seconds=settings.video_poll_seconds)),
+                max_bytes=settings.video_max_bytes,
+            )  # fmt: skip
+            yield VideoActivities(keeper, DocumentStore(database, store), desk, [OfflineVideoMaker()])
 
     def _federated(self, database: Database) -> FederatedActivities:
         settings = self._settings
@@ -563,6 +668,26 @@ def create_saving(
         keeper,
         metrics,
     )
+
+
+def create_renderers(settings: Settings, http: Any, files: GuardedClient) -> list[VideoRenderer]:
+    """The providers of videos that this installation has credentials for."""
+    if settings.heygen_api_key is None:
+        return []
+    return [
+        HeyGenRenderer(
+            client=http,
+            files=files,
+            base_url=settings.heygen_base_url,
+            api_key=settings.heygen_api_key,
+            prices=settings.heygen_prices,
+            at_once=settings.heygen_concurrency,
+            default_avatar=settings.heygen_avatar,
+            default_voice=settings.heygen_voice,
+            default_engine=settings.heygen_engine,
+            callback_url=settings.heygen_callback_url,
+        )
+    ]
 
 
 def publishing_policy(settings: Settings) -> PublishingPolicy:

@@ -88,14 +88,17 @@ class StepKeeper:
         result: dict[str, Any],
         event: str,
         data: Mapping[str, Any] | None = None,
+        advances: bool = True,
     ) -> bool:
         """Keep a part's result, advance its step and tell everybody, all in the caller's transaction.
 
+        Not every part ``advances`` its step: several may be one unit of its progress, which the last completes.
         False, and nothing done, where another run of the same part was first.
         """
         if not await StepResultRepository(connection).add(job, part, digest, result):
             return False
-        await StepRepository(connection).advance(job, step)
+        if advances:
+            await StepRepository(connection).advance(job, step)
         await JobRepository(connection).record(
             job_id=job.job_id,
             attempt=job.attempt,

@@ -33,6 +33,7 @@ from api.routes import (
     guarding,
     health,
     jobs,
+    media,
     publishing,
     records,
     schedules,
@@ -63,6 +64,7 @@ from services.federated.services import create_federated
 from services.guarding import PolicyService
 from services.jobs import JobService
 from services.kinds import KindRegistry
+from services.media import MediaService, TemporalWaker
 from services.pollers import Pollers
 from services.publishing.dialogs import DialogService
 from services.publishing.orders import PublishingService
@@ -93,6 +95,7 @@ FAMILIES: Final = (
     publishing.router,
     courses.router,
     guarding.router,
+    media.router,
 )
 """Every family's routes, one name each."""
 
@@ -126,6 +129,7 @@ def create_app(settings: Settings, *, patience: Patience | None = None) -> FastA
     for family in FAMILIES:
         app.include_router(family, prefix=PREFIX)
     app.include_router(publishing.incoming)
+    app.include_router(media.incoming)
     app.include_router(health.router)
     if settings.payload_keys is not None:
         app.include_router(codec.router)
@@ -188,6 +192,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         publishing=PublishingService(database, job_service, client, box),
         dialogs=DialogService(database, client),
         policies=PolicyService(database),
+        media=MediaService(database, TemporalWaker(client), webhook_secret=_secret(settings.heygen_webhook_secret)),
         webhooks=WebhookService(database, box, exempt_hosts=settings.webhook_exempt_hosts),
         reader=reader,
         federated=create_federated(

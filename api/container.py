@@ -21,6 +21,7 @@ from services.courses import CourseService
 from services.federated.services import FederatedServices
 from services.guarding import PolicyService
 from services.jobs import JobService
+from services.media import MediaService
 from services.publishing.dialogs import DialogService
 from services.publishing.orders import PublishingService
 from services.saving.intake import RecordIntake
@@ -53,6 +54,7 @@ class Services:
     dialogs: DialogService
     webhooks: WebhookService
     policies: PolicyService
+    media: MediaService
     hub: EventHub
     served: ServedQueues
     links: Links

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, StringConstraints, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.generation import Price
+from domain.media import SpeechModel
 
 DEVELOPMENT_PEPPER: Final = "development-pepper-never-use-in-production"
 DEVELOPMENT_SECRET_KEY: Final = "ZGV2ZWxvcG1lbnQta2V5LW5ldmVyLWluLXByb2R1Y3Q="  # noqa: S105 - refused in production
@@ -86,6 +87,8 @@ class Settings(BaseSettings):
     worker_max_cached_workflows: Annotated[int, Field(ge=2, le=10_000)] = 200
     shutdown_grace_seconds: Annotated[float, Field(ge=1, le=300)] = 20.0
     generation_fan_out: Annotated[int, Field(ge=1, le=200)] = 20
+    evaluation_fan_out: Annotated[int, Field(ge=1, le=100)] = 4
+    evaluation_budget_usd: Annotated[Decimal, Field(gt=0, le=10_000)] = Decimal(5)
     response_cache_hours: Annotated[int, Field(ge=0)] = 168
     federated_max_update_bytes: Annotated[int, Field(ge=1_024)] = 536_870_912
     federated_predict_rate_limit: str = "600/minute"
@@ -121,6 +124,33 @@ class Settings(BaseSettings):
     openai_can_look_up: bool = True
     openai_moderation: bool = True
     openai_moderation_model: Annotated[str, StringConstraints(min_length=1)] = "omni-moderation-latest"
+    elevenlabs_base_url: str = "https://api.elevenlabs.io"
+    elevenlabs_api_key: SecretStr | None = None
+    elevenlabs_voice: str = "21m00Tcm4TlvDq8ikWAM"
+    elevenlabs_model: str = "eleven_multilingual_v2"
+    elevenlabs_models: dict[str, SpeechModel] = Field(
+        default_factory=lambda: {
+            "eleven_multilingual_v2": SpeechModel(usd_per_1000_characters=Decimal("0.30"), max_characters=10_000),
+            "eleven_turbo_v2_5": SpeechModel(usd_per_1000_characters=Decimal("0.30"), max_characters=40_000),
+            "eleven_flash_v2_5": SpeechModel(usd_per_1000_characters=Decimal("0.30"), max_characters=40_000),
+        }
+    )
+    elevenlabs_at_once: Annotated[int, Field(ge=1, le=1_000)] = 2
+    offline_speech_at_once: Annotated[int, Field(ge=1, le=100)] = 2
+
+    # videos
+    heygen_base_url: str = "https://api.heygen.com"
+    heygen_api_key: SecretStr | None = None
+    heygen_webhook_secret: SecretStr | None = None
+    heygen_avatar: str | None = None
+    heygen_voice: str | None = None
+    heygen_engine: Annotated[str, StringConstraints(pattern="^avatar_(iii|iv|v)$")] = "avatar_iv"
+    heygen_prices: dict[str, Annotated[Decimal, Field(ge=0)]] = Field(
+        default_factory=lambda: {"avatar_iii": Decimal("1.002"), "avatar_iv": Decimal("4.002")}
+    )
+    heygen_concurrency: Annotated[int, Field(ge=1, le=1_000)] = 10
+    video_poll_seconds: Annotated[float, Field(gt=0, le=3_600)] = 15.0
+    video_max_bytes: Annotated[int, Field(ge=1_024)] = 1_073_741_824
 
     # publishing
     telegram_base_url: str | None = None
@@ -216,6 +246,16 @@ class Settings(BaseSettings):
         if self.telegram_base_url is not None:
             return self.telegram_base_url
         return "https://api.telegram.org" if self.production else self.standin_telegram_url
+
+    @property
+    def heygen_callback_url(self) -> str | None:
+        """Where HeyGen is asked to post about each video, unsigned.
+
+        None where an endpoint is registered with HeyGen, whose posts are signed, or where nothing of theirs reaches us.
+        """
+        if self.heygen_webhook_secret is not None or not (self.public_url or "").startswith("https://"):
+            return None
+        return f"{self.public_url}/webhooks/heygen"
 
     @property
     def standin_telegram_url(self) -> str:

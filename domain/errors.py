@@ -329,6 +329,18 @@ class ProviderError(LonghaulError):
         self.may_retry = retryable
 
 
+class SpeechUnavailable(LonghaulError):
+    """This machine cannot speak the text; a lesson does without a recording."""
+
+    code = "E.SPEECH.UNAVAILABLE"
+
+
+class VideoUnavailable(LonghaulError):
+    """This machine cannot make a video: a program or a font is missing; a lesson does without."""
+
+    code = "E.VIDEO.UNAVAILABLE"
+
+
 # --- money ------------------------------------------------------------------------------------------
 
 
@@ -349,6 +361,14 @@ class PriceUnknown(LonghaulError):
 
 class ContentError(LonghaulError):
     """The provider answered, but what it answered cannot be used."""
+
+    def __init__(self, detail: str, *, code: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class EvaluationFailed(LonghaulError):
+    """An evaluation was carried out, and what it found is not good; the detail names the cases and metrics."""
 
     def __init__(self, detail: str, *, code: str) -> None:
         super().__init__(detail)
@@ -403,6 +423,41 @@ TITLES: Final[dict[str, str]] = {
     "E.OPENAI.NO_MODERATION": "The model provider has no moderation",
     "E.OPENAI.PROTOCOL": "The model provider's answer is not understood",
     "E.OPENAI.NOT_CONFIGURED": "No model provider is configured",
+    "E.EVALUATION.REGRESSED": "The evaluation found courses worse than before",
+    "E.EVALUATION.BELOW_FLOOR": "The evaluation found courses that are not good enough",
+    "E.SPEECH.UNAVAILABLE": "This machine cannot speak",
+    "E.SPEECH.FAILED": "The speech program failed",
+    "E.ELEVENLABS.TIMEOUT": "The speech provider did not answer in time",
+    "E.ELEVENLABS.CONNECTION": "The speech provider cannot be reached",
+    "E.ELEVENLABS.CONCURRENCY": "The speech provider is busy with our other texts",
+    "E.ELEVENLABS.RATE_LIMITED": "The speech provider asks to slow down",
+    "E.ELEVENLABS.QUOTA": "The quota at the speech provider is used up",
+    "E.ELEVENLABS.AUTH": "The speech provider refuses our credentials",
+    "E.ELEVENLABS.REJECTED": "The speech provider refuses the request",
+    "E.ELEVENLABS.UNAVAILABLE": "The speech provider has a fault",
+    "E.ELEVENLABS.PROTOCOL": "The speech provider's answer is not understood",
+    "E.ELEVENLABS.IN_DOUBT": "It is not certain whether a text was spoken and paid for",
+    "E.ELEVENLABS.NOT_CONFIGURED": "No speech provider is configured",
+    "E.VIDEO.UNAVAILABLE": "This machine cannot make a video",
+    "E.VIDEO.FAILED": "The video program failed",
+    "E.VIDEO.NO_LESSON": "There is no finished lesson to film",
+    "E.VIDEO.GIVEN_UP": "The video was given up by a person",
+    "E.HEYGEN.TIMEOUT": "The video provider did not answer in time",
+    "E.HEYGEN.CONNECTION": "The video provider cannot be reached",
+    "E.HEYGEN.RATE_LIMITED": "The video provider has no place for another video now",
+    "E.HEYGEN.IN_PROGRESS": "The video provider is still at an earlier try of the same order",
+    "E.HEYGEN.QUOTA": "The credit at the video provider is used up",
+    "E.HEYGEN.AUTH": "The video provider refuses our credentials",
+    "E.HEYGEN.REJECTED": "The video provider refuses the order",
+    "E.HEYGEN.UNAVAILABLE": "The video provider has a fault",
+    "E.HEYGEN.PROTOCOL": "The video provider's answer is not understood",
+    "E.HEYGEN.EXPIRED": "The address of a video is too old",
+    "E.HEYGEN.ADDRESS": "The address of a video is not allowed",
+    "E.HEYGEN.RENDER_FAILED": "The video provider could not render the video",
+    "E.HEYGEN.UNUSABLE": "The finished video cannot be used",
+    "E.HEYGEN.STUCK": "The video takes longer than it should",
+    "E.HEYGEN.IN_DOUBT": "It is not certain whether the video was ordered",
+    "E.HEYGEN.NOT_CONFIGURED": "No video provider is configured",
     "E.FEDERATED.UPDATE": "The update is not acceptable",
     "E.FEDERATED.ROUND_CLOSED": "The round takes no more updates",
     "E.FEDERATED.CONFLICT": "Another update was accepted under this lease",

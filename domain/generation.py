@@ -517,6 +517,11 @@ class Lesson(Frozen):
         everything = (self.provenance, self.slides_provenance, self.quiz_provenance)
         return tuple(origin for origin in everything if origin is not None)
 
+    @property
+    def recordings(self) -> tuple[MediaRef, ...]:
+        """What there is to hear and to see of it."""
+        return tuple(media for media in (self.audio, self.video) if media is not None)
+
 
 class Module(Frozen):
     """A module of a finished course."""

@@ -8,6 +8,7 @@ from domain.jobs import StepPlan
 SOURCES_STEP = "sources"
 OUTLINE_STEP = "outline"
 EXPORT_STEP = "export"
+VIDEO_STEP = "video"
 LESSON_PREFIX = "lesson-"
 SPOILED_PREFIX = "spoiled-outline-"
 
@@ -25,11 +26,16 @@ class LessonPart(StrEnum):
 
     SLIDES = "slides"
     QUIZ = "quiz"
+    AUDIO = "audio"
 
 
 def lesson_parts(wanted: CourseInput) -> tuple[LessonPart, ...]:
     """What is to be made of every lesson, in order. A lesson counts as done once the last of it is."""
-    asked = {LessonPart.SLIDES: wanted.slides, LessonPart.QUIZ: wanted.quiz}
+    asked = {
+        LessonPart.SLIDES: wanted.slides,
+        LessonPart.QUIZ: wanted.quiz,
+        LessonPart.AUDIO: wanted.speech is not None,
+    }
     return tuple(part for part in LessonPart if asked[part])
 
 
@@ -41,14 +47,16 @@ def first_steps() -> tuple[StepPlan, ...]:
     )
 
 
-def module_steps(lessons: tuple[int, ...]) -> tuple[StepPlan, ...]:
-    """One step a module, with as many parts as it has lessons, and the export at the end."""
-    share = 0.85 / sum(lessons)
+def module_steps(lessons: tuple[int, ...], *, video: bool = False) -> tuple[StepPlan, ...]:
+    """One step a module, with as many parts as it has lessons, the videos if there are any, the export at the end."""
+    films = 0.25 if video else 0.0
+    share = (0.85 - films) / sum(lessons)
     modules = tuple(
         StepPlan(name=module_step(index), title=f"Module {index + 1}", weight=share * count, total=count)
         for index, count in enumerate(lessons)
     )
-    return (*modules, StepPlan(name=EXPORT_STEP, title="Export", weight=0.05))
+    videos = (StepPlan(name=VIDEO_STEP, title="Videos", weight=films, total=sum(lessons)),) if video else ()
+    return (*modules, *videos, StepPlan(name=EXPORT_STEP, title="Export", weight=0.05))
 
 
 def module_step(module: int) -> str:

@@ -64,6 +64,12 @@ def signed_headers(keys: Sequence[str], *, message_id: str, timestamp: int, body
     }
 
 
+def hex_signature_is_good(body: bytes, signature: str, *, secret: str) -> bool:
+    """Whether a provider signed these very bytes: hex HMAC-SHA256 of the raw body, compared in constant time."""
+    expected = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(expected.encode(), signature.strip().lower().encode())
+
+
 def pause_before(tries: int) -> timedelta | None:
     """How long to wait after ``tries`` tries; None where there is to be no other."""
     return SCHEDULE[tries] if tries < len(SCHEDULE) else None

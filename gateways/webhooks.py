@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from urllib.parse import urlunsplit
 
 import httpx
@@ -46,6 +47,21 @@ class GuardedClient:
         if seen.error is not None:
             return seen.error
         return f"answers {seen.status}" if seen.status in {404, 410} else None
+
+    @asynccontextmanager
+    async def stream(self, url: str) -> AsyncIterator[httpx.Response]:
+        """The answer to a GET, its body still to be read; a redirect is an answer like any other.
+
+        Raises AddressRefused, OSError where the name cannot be resolved, ValueError and what httpx raises. How long
+        reading may take is for the caller to say.
+        """
+        async with asyncio.timeout(self._timeout):
+            request = await self._request("GET", url, headers={}, body=None)
+            answer = await self._client.send(request, stream=True, follow_redirects=False)
+        try:
+            yield answer
+        finally:
+            await answer.aclose()
 
     async def _call(self, method: str, url: str, *, headers: dict[str, str], body: bytes | None) -> Posted:
         try:

@@ -6,7 +6,15 @@ from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    computed_field,
+    field_validator,
+)
 
 from domain.generation import ContentStatus, Course, DraftNote, LessonContent, Provenance, Quiz, SlideDeck
 from domain.model import Frozen
@@ -62,10 +70,35 @@ class _Module(Frozen):
 # --- minimal: the content alone ---------------------------------------------------------------------
 
 
+class PublishedMedia(Frozen):
+    """A recording of a lesson. ``url`` is the path of its bytes at the server that made the course."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    artifact_id: UUID
+    media_type: str
+    bytes: int
+    sha256: str
+    seconds: float
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def url(self) -> str:
+        """Where the bytes are, for whoever has a key of the tenant."""
+        return f"/api/v1/artifacts/{self.artifact_id}"
+
+
+class FullMedia(PublishedMedia):
+    """A recording, who made it and what it cost."""
+
+    provider: str
+    cost_usd: Dollars
+
+
 class MinimalLesson(Frozen):
     """A lesson. ``content`` is there when ``status`` is ``ready`` and at no other time.
 
-    ``slides`` and ``quiz`` are members of the document where there are any.
+    ``slides``, ``quiz``, ``audio`` and ``video`` are members of the document where there are any.
     """
 
     model_config = ConfigDict(from_attributes=True)
@@ -78,6 +111,8 @@ class MinimalLesson(Frozen):
     draft: DraftNote | None
     slides: Annotated[SlideDeck | None, _Absent] = None
     quiz: Annotated[Quiz | None, _Absent] = None
+    audio: Annotated[PublishedMedia | None, _Absent] = None
+    video: Annotated[PublishedMedia | None, _Absent] = None
 
     @field_validator("content", "slides", "quiz")
     @classmethod
@@ -125,6 +160,8 @@ class FullLesson(MinimalLesson):
     provenance: FullProvenance
     slides_provenance: Annotated[FullProvenance | None, _Absent] = None
     quiz_provenance: Annotated[FullProvenance | None, _Absent] = None
+    audio: Annotated[FullMedia | None, _Absent] = None
+    video: Annotated[FullMedia | None, _Absent] = None
 
 
 class FullModule(_Module):

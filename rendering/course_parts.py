@@ -74,7 +74,10 @@ def money(amount: Decimal) -> str:
 
 
 class Totals(Frozen):
-    """A course in numbers: its outline and all its lessons, repairs included."""
+    """A course in numbers: its outline and all its lessons, repairs and recordings included.
+
+    Tokens and calls are those of language models.
+    """
 
     modules: int
     lessons: int
@@ -92,6 +95,7 @@ def totals(course: Course) -> Totals:
     lessons = [lesson for module in course.modules for lesson in module.lessons]
     counted = Counter(lesson.status for lesson in lessons)
     paid = all_provenance(course)
+    costs = [item.cost_usd for item in paid] + [media.cost_usd for lesson in lessons for media in lesson.recordings]
     return Totals(
         modules=len(course.modules),
         lessons=len(lessons),
@@ -99,7 +103,7 @@ def totals(course: Course) -> Totals:
         input_tokens=sum(item.input_tokens for item in paid),
         output_tokens=sum(item.output_tokens for item in paid),
         calls=sum(item.calls for item in paid),
-        cost_usd=sum((item.cost_usd for item in paid), start=Decimal(0)),
+        cost_usd=sum(costs, start=Decimal(0)),
         complete=course.complete,
     )
 

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database import Database, Statement
-from domain.errors import Outcome, Superseded
+from domain.errors import BudgetExceeded, Outcome, Superseded
 from domain.generation import TokenUsage
 from domain.jobs import JobRef
 from repositories.rows import AnyRow
@@ -21,7 +21,16 @@ SENDING = "sending"
 
 
 _before: Final = (
-    select(provider_calls.c.state, jobs.c.budget_usd, jobs.c.attempt, jobs.c.finished_at)
+    select(
+        provider_calls.c.state,
+        provider_calls.c.reserved_usd,
+        provider_calls.c.lost_usd,
+        provider_calls.c.created_at,
+        (func.clock_timestamp() - provider_calls.c.updated_at).label("quiet_for"),
+        jobs.c.budget_usd,
+        jobs.c.attempt,
+        jobs.c.finished_at,
+    )
     .outerjoin_from(
         jobs,
         provider_calls,
@@ -115,6 +124,9 @@ class CallDesk:
     async def get_before(self, job: JobRef, op: str) -> AnyRow:
         """What is to be known before a call: its ``state`` (None: never reserved) and the job's ``budget_usd``.
 
+        Also when it was first reserved, for how much, what sends of unknown outcome may have cost, and for how long
+        nothing was heard of it (``quiet_for``).
+
         Raises Superseded where the job is finished or a newer attempt has taken over.
         """
         found = await self._database.read(job.tenant_id, _before, job_id=job.job_id, op=op)
@@ -122,10 +134,31 @@ class CallDesk:
             raise Superseded("the job is finished, or a newer attempt has taken over")
         return found[0]
 
-    async def reserve(self, job: JobRef, call: NewCall) -> bool:
-        """As ``CallLedger.reserve``, where no budget has to be kept."""
-        (reserved,) = await self._database.run(job.tenant_id, call.reservation(job))
-        return bool(reserved)
+    async def reserve(self, job: JobRef, call: NewCall, *, budgeted: bool) -> bool:
+        """As ``CallLedger.reserve``, and within the budget of the job where it has one. Raises BudgetExceeded."""
+        # A budget never changes. Only where there is one do reservations have to wait for each other.
+        if not budgeted:
+            (reserved,) = await self._database.run(job.tenant_id, call.reservation(job))
+            return bool(reserved)
+        async with self._database.tenant(job.tenant_id) as connection:
+            ledger = CallLedger(connection)
+            budget = await ledger.lock_budget(job)
+            if not await ledger.reserve(job, call):
+                return False
+            committed = await ledger.get_committed_usd(job)
+            if committed > budget:
+                worst = call.reserved_usd
+                # Leaving by exception takes the reservation back: the call is not made.
+                raise BudgetExceeded(
+                    f"the next call may cost {worst:f} USD, which with {committed - worst:f} USD spent or reserved "
+                    f"is over the budget of {budget:f} USD"
+                )
+        return True
+
+    async def close(self, job: JobRef, *, op: str, outcome: Outcome) -> None:
+        """The call did not come back with an answer."""
+        async with self._database.tenant(job.tenant_id) as connection:
+            await CallLedger(connection).close(job, op=op, outcome=outcome)
 
     async def settle(
         self, job: JobRef, *, op: str, part: str, answer: dict[str, Any], usage: TokenUsage, cost_usd: Decimal

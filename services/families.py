@@ -4,6 +4,7 @@ from core.database import Database
 from core.settings import Settings
 from core.store import ArtifactStore
 from services.diagnostics import NOOP
+from services.evaluation import evaluation_kind
 from services.federated.kind import cycle_kind
 from services.generation import course_kind
 from services.kinds import KindRegistry
@@ -19,6 +20,7 @@ def create_kinds(settings: Settings, database: Database, store: ArtifactStore) -
         course_kind(database, store),
         section_kind(database),
         export_kind(database),
+        evaluation_kind(database, default_budget_usd=settings.evaluation_budget_usd),
         import_kind(database, store),
         cycle_kind(database),
         *publishing_kinds(

@@ -11,7 +11,7 @@ from temporalio.exceptions import FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from activities.generation.lesson_parts import LessonPartActivities, WriteLessonPartInput, WriteLessonPartResult
+    from activities.generation.lesson_parts import LessonPartActivities, WriteLessonPartInput
     from activities.generation.steps import (
         CourseStepInput,
         ExportCourseInput,
@@ -21,12 +21,15 @@ with workflow.unsafe.imports_passed_through():
         WriteOutlineInput,
         WriteOutlineResult,
     )
+    from activities.media.speech import SpeechActivities
+    from activities.media.video import FilmLessonInput
     from domain.generation import ContentStatus
     from domain.generation_plan import LessonPart, first_steps, module_steps
     from domain.jobs import JobRef
     from domain.model import Frozen
     from workflows.jobs import JobResult, JobWorkflow, PauseGate
     from workflows.options import COMPUTE, MODEL_CALL
+    from workflows.video import RenderVideoWorkflow
 
 TASK_QUEUE: Final = "generation"
 COURSE_WORKFLOW: Final = "CourseGeneration"
@@ -56,7 +59,7 @@ def module_workflow_id(job: JobRef, module: int) -> str:
 class CourseModuleInput(Frozen):
     """One module of a course: ``lessons`` lessons, at first at most ``slots`` of them at once.
 
-    ``parts`` is made of every lesson that is ready, in this order.
+    ``parts`` is made of every lesson that is ready, in this order; ``video`` says that it is filmed then.
     """
 
     job: JobRef
@@ -66,6 +69,7 @@ class CourseModuleInput(Frozen):
     lessons: int
     slots: int
     parts: tuple[LessonPart, ...] = ()
+    video: bool = False
 
 
 class FreedSlots(Frozen):
@@ -120,7 +124,8 @@ class CourseGenerationWorkflow(JobWorkflow):
                 summary="outline",
                 **MODEL_CALL,
             )
-        await self.plan(self._job, module_steps(outline.lessons), first_position=len(first_steps()))
+        steps = module_steps(outline.lessons, video=outline.video)
+        await self.plan(self._job, steps, first_position=len(first_steps()))
         return outline
 
     async def _write_modules(self, corpus_id: UUID, outline: WriteOutlineResult) -> None:
@@ -136,7 +141,7 @@ class CourseGenerationWorkflow(JobWorkflow):
                 slots = self._take_slots(module, lessons)
                 part = CourseModuleInput(
                     job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id,
-                    module=module, lessons=lessons, slots=slots, parts=outline.parts,
+                    module=module, lessons=lessons, slots=slots, parts=outline.parts, video=outline.video,
                 )  # fmt: skip
                 running.append(asyncio.create_task(self._write_module(part)))
             await asyncio.gather(*running)
@@ -255,9 +260,10 @@ async def _tell(handle: ModuleHandle, signal: Callable[..., Any], *args: Any) ->
         workflow.logger.info("module.closed_before_signal", extra={"child": handle.id})
 
 
-_MAKERS: Final[dict[LessonPart, Callable[[Any, WriteLessonPartInput], Awaitable[WriteLessonPartResult]]]] = {
+_MAKERS: Final[dict[LessonPart, Callable[[Any, WriteLessonPartInput], Awaitable[Any]]]] = {
     LessonPart.SLIDES: LessonPartActivities.write_slides,
     LessonPart.QUIZ: LessonPartActivities.write_quiz,
+    LessonPart.AUDIO: SpeechActivities.speak_lesson,
 }
 """The activity that makes each part of a lesson."""
 
@@ -300,6 +306,8 @@ class CourseModuleWorkflow:
             self._busy += 1
             running.append(asyncio.create_task(self._write_lesson(lesson)))
         await self._give_back_slots()
+        if part.video and not self._stopped:
+            await self._give_back_all()
         if self._failures and self._busy:
             await self._tell_course(CourseGenerationWorkflow.on_lesson_failed, part.module)
         await asyncio.gather(*running)
@@ -317,14 +325,53 @@ class CourseModuleWorkflow:
 
     async def _write_lesson(self, lesson: int) -> None:
         try:
-            await self._execute_lesson(lesson)
+            written = await self._execute_lesson(lesson)
         except FailureError as error:
             self._stopped = True
             self._failures.append(error)
+            return
         finally:
             self._busy -= 1
+        # The slot is free for another lesson: a video takes minutes, and nothing of ours meanwhile.
+        if self._part.video:
+            await self._film(lesson, written)
 
-    async def _execute_lesson(self, lesson: int) -> None:
+    async def _film(self, lesson: int, written: WriteLessonResult) -> None:
+        """Have a lesson filmed. Once lessons fail nobody waits for videos: what was ordered stays on record."""
+        part = self._part
+        await self._gate(unless=lambda: self._stopped)
+        if self._stopped:
+            return
+        film = FilmLessonInput(
+            job=part.job, course_id=part.job.job_id, lesson_id=written.lesson_id, module=part.module, lesson=lesson
+        )
+        try:
+            handle = await workflow.start_child_workflow(
+                RenderVideoWorkflow.run,
+                film,
+                id=f"{workflow.info().workflow_id}/video-{lesson + 1:02}",
+                id_reuse_policy=WorkflowIDReusePolicy.TERMINATE_IF_RUNNING,
+                parent_close_policy=ParentClosePolicy.TERMINATE,
+                cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                static_summary=f"Video {part.module + 1}.{lesson + 1}",
+            )
+            await workflow.wait_condition(lambda: self._stopped or handle.done())
+            if not handle.done():
+                await handle.signal(RenderVideoWorkflow.on_leave)
+            await handle
+        except FailureError as error:
+            self._stopped = True
+            self._failures.append(error)
+
+    async def _give_back_all(self) -> None:
+        """All lessons are written and only videos are waited for: other modules may have every slot."""
+        await workflow.wait_condition(lambda: self._stopped or not self._busy)
+        if self._slots and not self._stopped:
+            freed = FreedSlots(module=self._part.module, count=self._slots)
+            self._slots = 0
+            await self._tell_course(CourseGenerationWorkflow.on_free_slots, freed)
+
+    async def _execute_lesson(self, lesson: int) -> WriteLessonResult:
         part = self._part
         name = f"{part.module + 1}.{lesson + 1}"
         with workflow.create_event_group(f"lesson-{name}", label=f"Lesson {name}").scope():
@@ -340,6 +387,7 @@ class CourseModuleWorkflow:
             # Nothing can be made of a lesson that did not come out right.
             if written.status is ContentStatus.READY:
                 await self._make_parts(lesson, written)
+        return written
 
     async def _make_parts(self, lesson: int, written: WriteLessonResult) -> None:
         """What comes after the text, one after the other; the lesson counts as done with the last."""

@@ -10,6 +10,7 @@ from domain.course_graph import NodeKind, TreeNode, lesson_key
 from domain.generation import Corpus, Course, CourseOutline, Lesson, Module, Provenance
 from domain.jobs import JobRef
 from domain.lesson_parts import WrittenQuiz, WrittenSlides, with_parts
+from domain.media import MediaNote
 from domain.model import Frozen
 
 _READS_AT_ONCE: Final = 16
@@ -25,6 +26,8 @@ class KeptOutline(Frozen):
 ATTACHMENTS: Final[Mapping[NodeKind, tuple[type[Frozen], Callable[[Lesson, Any], Lesson]]]] = {
     NodeKind.SLIDES: (WrittenSlides, lambda lesson, kept: with_parts(lesson, kept, None)),
     NodeKind.QUIZ: (WrittenQuiz, lambda lesson, kept: with_parts(lesson, None, kept)),
+    NodeKind.VIDEO: (MediaNote, lambda lesson, kept: lesson.model_copy(update={"video": kept.media})),
+    NodeKind.AUDIO: (MediaNote, lambda lesson, kept: lesson.model_copy(update={"audio": kept.media})),
 }
 """What belongs to a lesson: the document behind its node, and how the lesson carries it. One line a kind."""
 

@@ -12,11 +12,11 @@ from activities.generation.slots import CallSlots
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
-from domain.errors import BudgetExceeded, Outcome, ProviderError
+from domain.errors import Outcome, ProviderError
 from domain.generation import Completion, CompletionRequest, LanguageModel, TokenUsage
 from domain.jobs import JobRef
 from gateways.detection import PersonalDataDetector
-from repositories.generation import SENDING, CallDesk, CallLedger, NewCall
+from repositories.generation import SENDING, CallDesk, NewCall
 
 _log = structlog.get_logger(__name__)
 
@@ -40,7 +40,6 @@ class PaidCalls:
         guard: ContentGuard | None = None,
         look_pauses_seconds: Sequence[float] = _LOOK_PAUSES_SECONDS,
     ) -> None:
-        self._database = database
         self._keeper = keeper
         self._desk = CallDesk(database)
         self._metrics = metrics
@@ -85,8 +84,7 @@ class PaidCalls:
         try:
             return await model.complete(request=request)
         except ProviderError as error:
-            async with self._database.tenant(job.tenant_id) as connection:
-                await CallLedger(connection).close(job, op=request.op, outcome=error.outcome)
+            await self._desk.close(job, op=request.op, outcome=error.outcome)
             self._metrics.count_model_call(provider=model.name, model=request.model, outcome=error.outcome.value)
             raise
 
@@ -95,22 +93,7 @@ class PaidCalls:
     ) -> bool:
         worst = worst_case_usd(model, request)
         call = NewCall(op=request.op, step=step, provider=model.name, model=request.model, reserved_usd=worst)
-        # A budget never changes. Only where there is one do reservations have to wait for each other.
-        if not budgeted:
-            return await self._desk.reserve(job, call)
-        async with self._database.tenant(job.tenant_id) as connection:
-            ledger = CallLedger(connection)
-            budget = await ledger.lock_budget(job)
-            if not await ledger.reserve(job, call):
-                return False
-            committed = await ledger.get_committed_usd(job)
-            if committed > budget:
-                # Leaving by exception takes the reservation back: the call is not made.
-                raise BudgetExceeded(
-                    f"the next call may cost {worst:f} USD, which with {committed - worst:f} USD spent or reserved "
-                    f"is over the budget of {budget:f} USD"
-                )
-        return True
+        return await self._desk.reserve(job, call, budgeted=budgeted)
 
     async def _settle(
         self, job: JobRef, model: LanguageModel, request: CompletionRequest, completion: Completion

@@ -78,13 +78,14 @@ class WriteOutlineInput(Frozen):
 class WriteOutlineResult(Frozen):
     """Where the outline is, how many lessons each module has, and how many lessons to write at once.
 
-    ``parts`` is what to make of every lesson once it is written, in order.
+    ``parts`` is what to make of every lesson once it is written, in order; ``video`` says that it is filmed then.
     """
 
     outline_id: UUID
     lessons: tuple[int, ...]
     fan_out: int
     parts: tuple[LessonPart, ...] = ()
+    video: bool = False
 
 
 class WriteLessonInput(Frozen):
@@ -196,6 +197,7 @@ class GenerationActivities:
                 lessons=tuple(len(module.lessons) for module in outline.modules),
                 fan_out=self._lessons_at_once,
                 parts=lesson_parts(wanted),
+                video=wanted.video is not None,
             )
 
     @activity.defn(name="write_lesson")

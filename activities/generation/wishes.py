@@ -122,7 +122,9 @@ def course_result(course: Course, artifacts: Sequence[Artifact]) -> dict[str, An
     lessons = [lesson for module in course.modules for lesson in module.lessons]
     by_status = {status.value: sum(lesson.status is status for lesson in lessons) for status in ContentStatus}
     origins = [origin for lesson in lessons for origin in lesson.origins]
-    cost = sum((origin.cost_usd for origin in origins), course.outline_provenance.cost_usd)
+    costs = [origin.cost_usd for origin in origins]
+    costs += [media.cost_usd for lesson in lessons for media in lesson.recordings]
+    cost = sum(costs, course.outline_provenance.cost_usd)
     return {
         "title": course.title,
         "complete": course.complete,
@@ -150,4 +152,10 @@ def _parts_result(lessons: Sequence[Lesson]) -> dict[str, Any]:
     if quizzes:
         questions = sum(len(quiz.questions) for quiz in quizzes if quiz is not None)
         result["quiz"] = {"questions": questions, "lessons_without": quizzes.count(None)}
+    spoken = [lesson.audio.seconds for lesson in lessons if lesson.audio is not None]
+    if spoken:
+        result["audio"] = {"lessons": len(spoken), "seconds": round(sum(spoken), 1)}
+    filmed = [lesson.video.seconds for lesson in lessons if lesson.video is not None]
+    if filmed:
+        result["video"] = {"lessons": len(filmed), "seconds": round(sum(filmed), 1)}
     return result

@@ -35,6 +35,9 @@ from repositories.generation import ResponseCache
 AnswerT = TypeVar("AnswerT", bound=Frozen)
 Rule = Callable[[Any], Sequence[tuple[str, str]]]
 
+_SEED_OF_SAMPLES: Final = 6
+"""The first sample has the seed of an ordinary call."""
+
 _UNUSABLE: Final = {
     Finish.REFUSAL: ContentStatus.REFUSED,
     Finish.CONTENT_FILTER: ContentStatus.FILTERED,
@@ -61,6 +64,9 @@ class Wish(Generic[AnswerT]):
     """How many answers to the same wish were no good and ended an attempt of the job; the next one is another call."""
     fresh: bool = False
     """Whether an answer that is on record already is not good enough: the same is wanted anew."""
+    sample: int = 0
+    """0: an answer is wanted. From 1: a sample of what the model says today, which is neither taken from the cache nor
+    put there; each number has a seed of its own, so that samples are no copies of each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,8 @@ class StructuredWriter:
         request = await self.guard.seal(job, step, model, _request(job, step, model_name, wish))
         part = Part(job=job, name=step, digest=request.op, provider=model.name, language=wish.task.language)
         key = _cache_key(model.name, request, wish)
-        cached = None if wish.fresh else await self._from_cache(part, key, request, wish)
+        fresh = wish.fresh or wish.sample > 0
+        cached = None if fresh else await self._from_cache(part, key, request, wish)
         if cached is not None:
             return cached
         first = await self._calls.complete(job, step, model, request)
@@ -102,7 +109,7 @@ class StructuredWriter:
             answers.append(await self._calls.complete(job, step, model, second))
             judged = _judge(answers[-1], wish)
         written = await self._reviewed(part, _written(judged, answers, model, request.model, wish))
-        if written.content is not None:
+        if written.content is not None and not wish.sample:
             await self._keep(job, key, written.content, written.findings)
         return written
 
@@ -149,6 +156,9 @@ def _request(job: JobRef, step: str, model_name: str, wish: Wish[Any]) -> Comple
     parameters = {"model": model_name, "max_output_tokens": wish.max_output_tokens}
     task = wish.task.model_dump(mode="json")
     op = input_hash(str(job.job_id), wish.spoiled, step, wish.prompt.sha256, task, parameters)
+    if wish.sample:
+        op = input_hash(op, wish.sample)
+        parameters = {**parameters, "seed": _SEED_OF_SAMPLES + wish.sample}
     return CompletionRequest(
         op=op,
         messages=wish.messages,

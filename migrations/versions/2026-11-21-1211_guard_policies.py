@@ -1,7 +1,7 @@
 """Content policies of tenants: what becomes of personal data and harmful content.
 
 Revision: 0011
-Follows: 0006
+Follows: 0009
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0011"
-down_revision = "0006"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 

@@ -27,6 +27,7 @@ from repositories.tables.courses import (
     courses,
     node_revisions,
 )
+from repositories.tables.evaluation import evaluation_cases, evaluation_runs
 from repositories.tables.federated import (
     fl_decisions,
     fl_leases,
@@ -37,6 +38,7 @@ from repositories.tables.federated import (
 )
 from repositories.tables.generation import prompts, provider_calls, response_cache
 from repositories.tables.guarding import guard_policies
+from repositories.tables.leases import provider_leases
 from repositories.tables.publishing import (
     bot_updates,
     bots,
@@ -50,6 +52,7 @@ from repositories.tables.publishing import (
     slots,
     view_counts,
 )
+from repositories.tables.renders import provider_webhooks, video_renders
 from repositories.tables.saving import (
     messages,
     record_batches,
@@ -87,6 +90,8 @@ __all__ = [
     "course_versions",
     "courses",
     "credentials",
+    "evaluation_cases",
+    "evaluation_runs",
     "fl_decisions",
     "fl_leases",
     "fl_models",
@@ -106,6 +111,8 @@ __all__ = [
     "owner_tasks",
     "prompts",
     "provider_calls",
+    "provider_leases",
+    "provider_webhooks",
     "publications",
     "rate_parties",
     "rate_scopes",
@@ -119,6 +126,7 @@ __all__ = [
     "step_results",
     "tenants",
     "users",
+    "video_renders",
     "view_counts",
     "webhook_deliveries",
     "webhook_endpoints",

@@ -16,7 +16,8 @@ from core.settings import Settings
 _TIMEOUTS: Final = HttpTimeouts(connect=5, read=60, write=30, pool=5)
 _BAR: Final = 24
 _SAID: Final = frozenset({
-    "sources.prepared", "outline.written", "lesson.written", "course.exported", "records.read", "records.saved",
+    "sources.prepared", "outline.written", "lesson.written", "course.exported", "lesson.spoken",
+    "lesson.not_spoken", "records.read", "records.saved",
     "round.opened", "round.closed", "round.published", "round.rejected", "step.retrying", "step.failed",
     "job.waiting", "job.succeeded", "job.failed", "job.canceled", "job.running",
 })  # fmt: skip

@@ -23,9 +23,23 @@ async def _course(front_end: FrontEnd, title: str, more: Mapping[str, Any]) -> N
     wish = {
         "topic": "Longhaul, the durable job back end", "audience": "developers and operators", "language": "en",
         "level": "beginner", "modules": 3, "lessons_per_module": 3, "sources": sources,
-        "exports": [export.value for export in Export], **more,
+        "exports": [export.value for export in Export], "speech": {"provider": "offline"}, **more,
     }  # fmt: skip
     job = await front_end.play(title, "generation.course", wish)
     result = await front_end.ask(job["links"]["result"])
     for artifact in result["artifacts"]:
         await front_end.download(artifact)
+    await _tell_of_speech(front_end, result)
+
+
+async def _tell_of_speech(front_end: FrontEnd, result: Mapping[str, Any]) -> None:
+    """Where to hear the first lesson, or why nothing is to be heard."""
+    if "audio" not in result:
+        print("  speech     none: espeak-ng is not installed here, so the lessons went without a recording")
+        return
+    course = await front_end.ask(next(one["url"] for one in result["artifacts"] if one["name"].endswith(".json")))
+    lessons = [lesson for module in course["modules"] for lesson in module["lessons"]]
+    first = next(lesson["audio"] for lesson in lessons if "audio" in lesson)
+    said = result["audio"]
+    print(f"  speech     {said['lessons']} lessons, {said['seconds']:.0f} s; the first: {first['url']}")
+    await front_end.download({**first, "name": "first-lesson.wav"})

@@ -22,6 +22,7 @@ from tests.support.waiting import eventually
 
 _PUBLIC = {
     "/webhooks/telegram/{bot_id}",
+    "/webhooks/heygen",
     "/healthz",
     "/readyz",
     "/metrics",

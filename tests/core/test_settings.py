@@ -157,11 +157,13 @@ class TestFaults:
 class TestSecrets:
     def test_are_masked_wherever_settings_are_shown(self, production: pytest.MonkeyPatch) -> None:
         production.setenv("LONGHAUL_PAYLOAD_KEYS", "payload-secret")
+        production.setenv("LONGHAUL_HEYGEN_API_KEY", "heygen-secret")
+        production.setenv("LONGHAUL_HEYGEN_WEBHOOK_SECRET", "webhook-secret")
         production.setenv("LONGHAUL_METRICS_TOKEN", "metrics-secret")
         production.setenv("LONGHAUL_TEMPORAL_API_KEY", "temporal-secret")
         settings = load_settings()
         for shown in (repr(settings), str(settings), settings.model_dump_json()):
-            assert "secret" not in shown.replace("SecretStr", "")
+            assert "secret" not in shown.replace("SecretStr", "").replace("heygen_webhook_secret", "")
             assert "pepper-of" not in shown
 
     def test_are_all_known_to_the_log_mask(self, production: pytest.MonkeyPatch) -> None:

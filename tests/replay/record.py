@@ -40,7 +40,7 @@ from services.schema import migrate
 from services.stack.ports import free_port
 from services.stack.postgres import EmbeddedPostgres
 from services.stack.temporal import EmbeddedTemporal
-from tests.replay import publishing, sections
+from tests.replay import evaluation, publishing, sections, videos
 from tests.replay.timed_and_federated import MORE
 from tests.support.course_doubles import until_signaled
 from tests.support.course_service import Courses, serving_courses
@@ -197,6 +197,8 @@ SCENARIOS: Final[dict[str, Callable[[Courses], Awaitable[Record]]]] = {
     },
     **publishing.SCENARIOS,
     **sections.SCENARIOS,
+    **videos.SCENARIOS,
+    **evaluation.SCENARIOS,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import MagicMock
@@ -18,6 +19,7 @@ from temporalio.worker import Worker
 import worker
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.evaluation import EvaluationActivities
 from activities.generation.lesson_parts import LessonPartActivities
 from activities.generation.models import Models
 from activities.generation.sections import SectionActivities
@@ -25,21 +27,28 @@ from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
 from activities.jobs import JobActivities
+from activities.media.paid_speech import PaidSpeech
+from activities.media.renders import RenderDesk
+from activities.media.speech import SpeechActivities
+from activities.media.video import VideoActivities
 from activities.saving.flush import Flusher
 from activities.saving.importer import Importer, ImportLimits
 from activities.saving.steps import SavingActivities
 from activities.steps import StepKeeper
 from core.database import Database
+from core.evaluation_metrics import EvaluationMetrics
 from core.ids import new_id
 from core.metrics import WorkerMetrics
 from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
 from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, RevisionTask, Task
 from domain.jobs import JobAction, JobRef
+from domain.media import SpeechProvider
 from gateways.offline import OfflineLanguageModel
 from repositories.rows import AnyRow
 from services.commands import CommandSender
 from services.diagnostics import NOOP
+from services.evaluation import evaluation_kind
 from services.generation import course_kind
 from services.jobs import JobRequest, JobService
 from services.kinds import KindRegistry
@@ -122,6 +131,7 @@ class Courses:
     model: HeldModel
     store: ArtifactStore
     task_queue: str
+    evaluation_registry: CollectorRegistry
 
     async def start(self, *, modules: int = 2, lessons: int = 2, **changes: Any) -> JobRef:
         """Start a course on tides."""
@@ -182,6 +192,9 @@ async def serving_courses(
     fan_out: int = 2,
     cache_for: timedelta = timedelta(0),
     more_models: Sequence[Any] = (),
+    desk: RenderDesk | None = None,
+    makers: Sequence[Any] = (),
+    voices: Sequence[SpeechProvider] = (),
 ) -> AsyncIterator[Courses]:
     """Everything that a course needs, on a task queue of its own."""
     task_queue = f"real-{new_id()}"
@@ -191,6 +204,10 @@ async def serving_courses(
     documents = DocumentStore(database, store)
     writer = StructuredWriter(database, PaidCalls(database, keeper, metrics, CallSlots(100)), cache_for=cache_for)
     models = Models([model, *more_models])
+    registry = CollectorRegistry()
+    golden = EvaluationActivities(
+        database, keeper, documents, writer, models=models, metrics=EvaluationMetrics(registry), at_once=fan_out
+    )
     flusher = Flusher(database, most_records=5_000)
     limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
     families = worker.Families(
@@ -199,14 +216,23 @@ async def serving_courses(
         generation=GenerationActivities(keeper, documents, writer, models, lessons_at_once=fan_out),
         lesson_parts=LessonPartActivities(keeper, documents, writer, models),
         sections=SectionActivities(keeper, documents, lessons_at_once=fan_out),
+        speech=SpeechActivities(
+            keeper,
+            documents,
+            PaidSpeech(database, store, keeper, metrics, look_pauses_seconds=(0.0, 0.0), settled_seconds=0),
+            voices,
+        ),
+        video=VideoActivities(keeper, documents, desk or RenderDesk(database, keeper, store, metrics, ()), makers),
+        evaluation=golden,
         saving=SavingActivities(flusher, Importer(database, store, keeper, limits), keeper, metrics),
         federated=MagicMock(),
         publishing=idle_publishing(database),
     )
     real = {diagnostics.TASK_QUEUE, generation.TASK_QUEUE, saving.TASK_QUEUE, publishing.TASK_QUEUE}
     served = [queue for queue in worker.queues(families) if queue.name in real]
+    evaluations = evaluation_kind(database, default_budget_usd=Decimal(5))
     on_courses = (section_kind(database), export_kind(database))
-    all_kinds = (course_kind(database, store), *on_courses, NOOP, import_kind(database, store))
+    all_kinds = (course_kind(database, store), *on_courses, evaluations, NOOP, import_kind(database, store))
     kinds = [dataclasses.replace(kind, task_queue=task_queue) for kind in all_kinds]
     service = JobService(
         database,
@@ -223,7 +249,7 @@ async def serving_courses(
         workflow_runner=workflow_sandbox(),
     ):
         try:
-            yield Courses(database, client, tenant_id, service, model, store, task_queue)
+            yield Courses(database, client, tenant_id, service, model, store, task_queue, registry)
         finally:
             # A worker waits for its activities; none may be held for ever once the test is over.
             model.open.set()

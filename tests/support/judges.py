@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,26 @@ def program(*names: str) -> str:
     if found is None:
         pytest.skip(f"NOT JUDGED: none of {', '.join(names)} is installed")
     return found
+
+
+def python_with(package: str, version: str) -> str:
+    """A Python that has a vendor's package, in an environment of its own, made once and kept; skips where that fails.
+
+    Such a package brings an HTTP stack and dozens of requirements, which have no business beside ours.
+    """
+    folder = _FOLDER / f"python-{package}"
+    python = folder / "bin" / "python"
+    asked = [str(python), "-c", f"import {package}"]
+    if not python.exists() or subprocess.run(asked, capture_output=True, timeout=120, check=False).returncode:
+        installing = [str(python), "-m", "pip", "install", "-q", f"{package}=={version}"]
+        for command in ([sys.executable, "-m", "venv", str(folder)], installing):
+            try:
+                done = subprocess.run(command, capture_output=True, timeout=240, check=False, text=True)
+            except (OSError, subprocess.TimeoutExpired) as fault:
+                pytest.skip(f"NOT JUDGED: {package} could not be installed: {type(fault).__name__}")
+            if done.returncode:
+                pytest.skip(f"NOT JUDGED: {package} could not be installed: {done.stderr[-300:]}")
+    return str(python)
 
 
 def mdx_folder() -> Path:

@@ -1,0 +1,519 @@
+"""Renders that are paid for: planned and priced, ordered once, looked at, brought home. Without Temporal around it.
+
+Whatever is done here may be done again after a crash at any point: the ledger row stands before the wire is touched,
+with the very body that goes over it, and the same body under the same key is one render at the provider.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from activities.media.films import Film
+from activities.steps import StepKeeper, input_hash
+from core.database import Database
+from core.ids import new_id
+from core.metrics import WorkerMetrics
+from core.store import ArtifactStore
+from domain.artifacts import Artifact, ArtifactRole
+from domain.course_graph import NodeKind, NodeMade
+from domain.errors import BodyTooLarge, BudgetExceeded, LonghaulError, Outcome, ProviderError, StoreUnavailable
+from domain.generation import MediaRef
+from domain.jobs import JobRef, WaitingKind, WaitingOn
+from domain.media import MediaNote
+from domain.video import (
+    OVER,
+    Close,
+    FilmWish,
+    Kept,
+    MadeVideo,
+    Planned,
+    RenderOrder,
+    RenderPolicy,
+    RenderSight,
+    RenderState,
+    RenderStatus,
+    Said,
+    Submitted,
+    VideoRenderer,
+    Way,
+    most_seconds,
+    render_deadline,
+    spoken_seconds,
+)
+from repositories.artifacts import ArtifactRepository
+from repositories.courses import revision_statement
+from repositories.generation import NewCall
+from repositories.jobs import JobRepository
+from repositories.leases import Lease, LeaseDesk
+from repositories.renders import RenderRepository
+from repositories.rows import AnyRow
+from repositories.steps import StepResultRepository
+
+_log = structlog.get_logger(__name__)
+
+MAX_VIDEO_BYTES: Final = 1_073_741_824
+_LEASE: Final = timedelta(minutes=10)
+"""Longer than any pause between two looks, shorter than what a dead worker may keep others waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A try that stands in the ledger. ``doubted``: an earlier one may have been carried out."""
+
+    row: AnyRow
+    doubted: bool
+    may_send: bool
+
+
+class RenderDesk:
+    """Built once for a worker. ``wire`` is how long one call may take, ``stale`` how long a worker may stand still."""
+
+    def __init__(
+        self,
+        database: Database,
+        keeper: StepKeeper,
+        store: ArtifactStore,
+        metrics: WorkerMetrics,
+        renderers: Iterable[VideoRenderer],
+        *,
+        policy: RenderPolicy | None = None,
+        max_bytes: int = MAX_VIDEO_BYTES,
+        wire: timedelta = timedelta(seconds=40),
+        stale: timedelta = timedelta(seconds=30),
+    ) -> None:
+        self._database = database
+        self._keeper = keeper
+        self._store = store
+        self._metrics = metrics
+        self._renderers = {renderer.name: renderer for renderer in renderers}
+        self._leases = LeaseDesk(database)
+        self._max_bytes = max_bytes
+        self._wire = wire
+        self._stale = stale
+        self.policy = policy or RenderPolicy()
+
+    def renderer(self, name: str) -> VideoRenderer | None:
+        """The renderer of that name, where this worker has credentials for it."""
+        return self._renderers.get(name)
+
+    # --- planned ------------------------------------------------------------------------------------
+
+    async def plan(self, film: Film, wish: FilmWish, *, workflow_id: str) -> Planned:
+        """Write down what is to be ordered and what it may cost, or take up what was ordered before.
+
+        Raises PriceUnknown before anything is written.
+        """
+        renderer = self._renderers[film.provider]
+        price, worst = renderer.price(wish.engine), most_seconds(wish.script)
+        planned = Planned(way=Way.RENDER, digest=film.digest, deadline=render_deadline(wish.script), policy=self.policy)
+        async with self._keeper.effect(film.job) as connection:
+            renders = RenderRepository(connection)
+            row = await renders.get_latest(film.job, film.key, film.digest, lock=True)
+            if row is not None and not _is_to_be_ordered_anew(row, film.job):
+                if RenderState(row.state) in OVER:
+                    way = Way.KEPT if row.state == RenderState.DONE else Way.SKIPPED
+                    return Planned(way=way, code=row.error_code)
+                await renders.change(row.id, attempt=film.job.attempt, workflow_id=workflow_id)
+                return planned
+            generation = 1 if row is None else row.generation + 1
+            render_id = new_id()
+            order = renderer.order(wish, render_id=render_id, tenant_id=film.job.tenant_id, lesson=film.place)
+            reserved = price.of(worst)
+            await renders.add({
+                "id": render_id, "tenant_id": film.job.tenant_id, "job_id": film.job.job_id,
+                "attempt": film.job.attempt, "part": film.key, "digest": film.digest, "generation": generation,
+                "op": input_hash("render", str(film.job.job_id), film.key, film.digest, generation),
+                "provider": renderer.name, "engine": wish.engine, "workflow_id": workflow_id, "key": order.key,
+                "title": order.title, "body": order.body, "script_seconds": spoken_seconds(wish.script),
+                "reserved_usd": reserved,
+            })  # fmt: skip
+            await JobRepository(connection).record(
+                job_id=film.job.job_id, attempt=film.job.attempt, event="video.priced",
+                data={
+                    "lesson": film.place, "render_id": str(render_id), "provider": renderer.name,
+                    "engine": wish.engine, "usd_per_minute": f"{price.usd_per_minute:f}",
+                    "expected_usd": f"{price.of(spoken_seconds(wish.script)):f}", "most_usd": f"{reserved:f}",
+                    "characters": len(wish.script), "shortened": film.shortened,
+                },
+            )  # fmt: skip
+        return planned
+
+    # --- the line -----------------------------------------------------------------------------------
+
+    async def take_place(self, film: Film) -> bool:
+        """Whether one of the provider's places is ours now; asking again keeps it, or our place in the line."""
+        row = await self._row(film)
+        return await self._leases.take(self._lease(film, row), ask_again=self.policy.ask_for_place)
+
+    def _lease(self, film: Film, row: AnyRow) -> Lease:
+        renderer = self._renderers[row.provider]
+        return Lease(film.job, renderer.name, str(row.id), renderer.at_once, _LEASE)
+
+    # --- ordered ------------------------------------------------------------------------------------
+
+    async def submit(self, film: Film) -> Submitted:
+        """One try to order the render. Tried again after any crash it is the same render, and paid for once."""
+        try:
+            opened = await self._open(film)
+        except BudgetExceeded as over:
+            return Submitted(said=Said.REFUSED, code=over.code)
+        if isinstance(opened, Submitted):
+            return opened
+        renderer = self._renderers[opened.row.provider]
+        at = time.monotonic()
+        try:
+            async with asyncio.timeout(self._wire.total_seconds()):
+                video_id = await self._touch_wire(renderer, opened, at)
+        except TimeoutError:
+            fault = _doubt("no answer in time", "E.HEYGEN.TIMEOUT")
+            return await self._close_submit(opened, fault)
+        except ProviderError as fault:
+            return await self._close_submit(opened, fault)
+        await self._ordered(film, opened.row, video_id)
+        self._metrics.count_model_call(provider=renderer.name, model=opened.row.engine, outcome=Outcome.DONE.value)
+        return Submitted(said=Said.ORDERED)
+
+    async def _open(self, film: Film) -> _Opened | Submitted:
+        """Everything that speaks against sending; then row and reservation, committed. Raises BudgetExceeded."""
+        async with self._keeper.effect(film.job) as connection:
+            renders = RenderRepository(connection)
+            row = await renders.get_latest(film.job, film.key, film.digest, lock=True)
+            assert row is not None
+            if row.state == RenderState.DONE:
+                return Submitted(said=Said.ORDERED)
+            if RenderState(row.state) in OVER:
+                return Submitted(said=Said.REFUSED, code=row.error_code)
+            if row.video_id is not None:
+                return Submitted(said=Said.ORDERED)
+            doubted = row.state in {RenderState.SUBMITTING, RenderState.UNKNOWN, RenderState.STUCK}
+            first = row.first_sent_at if doubted and row.first_sent_at is not None else datetime.now(UTC)
+            may_send = datetime.now(UTC) - first < self.policy.replay_within
+            call = NewCall(
+                op=row.op, step=film.key, provider=row.provider, model=row.engine, reserved_usd=row.reserved_usd
+            )
+            over = await renders.reserve(film.job, row, call)
+            if over is not None:
+                # Leaving by exception takes the reservation back: nothing is sent.
+                raise BudgetExceeded(f"the video may cost {row.reserved_usd:f} USD, {over:f} USD over the budget")
+            if may_send:
+                await renders.change(
+                    row.id, state=RenderState.SUBMITTING, sends=row.sends + 1, first_sent_at=first,
+                    doubts=row.doubts + (row.state == RenderState.SUBMITTING),
+                )  # fmt: skip
+        return _Opened(row, doubted, may_send)
+
+    async def _touch_wire(self, renderer: VideoRenderer, opened: _Opened, at: float) -> str:
+        row = opened.row
+        if opened.doubted:
+            found = await renderer.find(row.title)
+            if found is not None:
+                _log.info("render.found_again", render_id=str(row.id))
+                return found
+        if not opened.may_send:
+            raise _doubt("too old to be sent again", _NO_MORE)
+        if time.monotonic() - at > self._stale.total_seconds():
+            # This process stood still; the key would still protect us, but somebody else may be at it by now.
+            raise _doubt("the worker stood still", "E.HEYGEN.TIMEOUT")
+        return await renderer.submit(RenderOrder(key=row.key, title=row.title, body=row.body))
+
+    async def _close_submit(self, opened: _Opened, fault: ProviderError) -> Submitted:
+        """Write down what came of a try that brought no render."""
+        row, outcome = opened.row, fault.outcome
+        self._metrics.count_model_call(provider=row.provider, model=row.engine, outcome=outcome.value)
+        # What speaks of this try says nothing about an earlier one.
+        doubt = opened.doubted or outcome is Outcome.UNKNOWN
+        async with self._database.tenant(row.tenant_id) as connection:
+            renders = RenderRepository(connection)
+            now = await renders.get_one(row.id, lock=True)
+            if now.video_id is not None:
+                return Submitted(said=Said.ORDERED)
+            if RenderState(now.state) not in OVER:
+                state = RenderState.UNKNOWN if doubt else RenderState.PLANNED
+                if row.state == RenderState.STUCK:
+                    state = RenderState.STUCK  # a person is asked already
+                doubts = now.doubts + (outcome is Outcome.UNKNOWN)
+                await renders.change(row.id, state=state, doubts=doubts, error_code=_code(fault))
+                await renders.settle(row, outcome=Outcome.UNKNOWN if doubt else outcome)
+        _log.warning("render.not_ordered", render_id=str(row.id), code=fault.code, outcome=outcome.value)
+        wait = fault.retry_after or timedelta(0)
+        if fault.code == _NO_MORE:
+            return Submitted(said=Said.NO_MORE, code="E.HEYGEN.IN_DOUBT")
+        if doubt:
+            return Submitted(said=Said.DOUBT, wait=wait, code=fault.code)
+        said = Said.NOT_NOW if fault.may_retry else Said.REFUSED
+        return Submitted(said=said, wait=wait, code=fault.code)
+
+    async def _ordered(self, film: Film, row: AnyRow, video_id: str) -> None:
+        async with self._database.tenant(row.tenant_id) as connection:
+            renders = RenderRepository(connection)
+            now = await renders.get_one(row.id, lock=True)
+            if now.video_id is not None or RenderState(now.state) in OVER:
+                return
+            await renders.change(
+                row.id, state=RenderState.RENDERING, video_id=video_id, submitted_at=func.now(), error_code=None
+            )
+            await JobRepository(connection).record(
+                job_id=row.job_id, attempt=film.job.attempt, event="video.ordered",
+                data={"lesson": film.place, "render_id": str(row.id), "doubts": now.doubts},
+                values={"waiting_on": _waiting(WaitingKind.WEBHOOK, f"the video of lesson {film.place} is rendered")},
+            )  # fmt: skip
+
+    # --- looked at ----------------------------------------------------------------------------------
+
+    async def look(self, film: Film) -> RenderStatus | None:
+        """The truth, fetched; None where it cannot be seen now. Keeps the place at the provider."""
+        row = await self._row(film)
+        sight = await self._sight(row)
+        if RenderState(row.state) is RenderState.RENDERING:
+            await self._leases.take(self._lease(film, row), ask_again=self.policy.ask_for_place)
+        return None if sight is None else sight.status
+
+    async def _sight(self, row: AnyRow) -> RenderSight | None:
+        if row.video_id is None:
+            return None
+        try:
+            async with asyncio.timeout(self._wire.total_seconds()):
+                sight = await self._renderers[row.provider].look(row.video_id)
+        except (ProviderError, TimeoutError) as fault:
+            _log.info("render.not_seen", render_id=str(row.id), code=getattr(fault, "code", "E.HEYGEN.TIMEOUT"))
+            return None
+        async with self._database.tenant(row.tenant_id) as connection:
+            await RenderRepository(connection).count_look(row.id, seconds=sight.seconds)
+        return sight
+
+    # --- brought home -------------------------------------------------------------------------------
+
+    async def keep(self, film: Film) -> Kept:
+        """Copy the bytes into our store, and settle. The address is fetched right before, because it expires."""
+        row = await self._row(film)
+        if row.state == RenderState.DONE:
+            await self._leases.release(self._lease(film, row))
+            return Kept.DONE
+        sight = await self._sight(row)
+        if sight is None or sight.status is not RenderStatus.COMPLETED or sight.url is None:
+            return Kept.AGAIN
+        renderer = self._renderers[row.provider]
+        incoming = _Incoming(renderer.fetch(sight.url), most=self._max_bytes)
+        try:
+            sha256, size = await self._store.put_stream(
+                film.job.tenant_id, incoming.chunks(), max_bytes=self._max_bytes
+            )
+        except (ProviderError, BodyTooLarge, StoreUnavailable) as fault:
+            # The store passes on its own words only, so what went wrong on the way in is asked of the way in.
+            cause = incoming.fault or fault
+            _log.warning("render.not_fetched", render_id=str(row.id), code=cause.code)
+            return Kept.UNUSABLE if _is_hopeless(cause) else Kept.AGAIN
+        seconds = sight.seconds if sight.seconds is not None else row.script_seconds
+        cost = renderer.price(row.engine).of(seconds)
+        body = Body(sha256=sha256, bytes=size, media_type="video/mp4", seconds=seconds, cost_usd=cost)
+        await self.finish(film, body, row=row)
+        self._metrics.count_usage(
+            provider=row.provider, model=row.engine, input_tokens=0, output_tokens=0, usd=float(cost)
+        )
+        await self._leases.release(self._lease(film, row))
+        return Kept.DONE
+
+    async def finish(self, film: Film, body: "Body", *, row: AnyRow | None = None) -> None:
+        """Name the video, settle, make it a node of the course, remember it and say so, all in one transaction."""
+        video = Artifact(
+            id=new_id(), tenant_id=film.job.tenant_id, job_id=film.job.job_id, name=film.file("mp4"),
+            media_type=body.media_type, bytes=body.bytes, sha256=body.sha256, role=ArtifactRole.PARTIAL,
+        )  # fmt: skip
+        media = MediaRef(
+            artifact_id=video.id, media_type=body.media_type, bytes=body.bytes, sha256=body.sha256,
+            seconds=round(body.seconds, 3), provider=film.provider, cost_usd=body.cost_usd,
+        )  # fmt: skip
+        note = MediaNote(
+            media=media, voice=film.voice, model=film.engine if row is None else row.engine,
+            script_sha256=hashlib.sha256(film.script.encode()).hexdigest(),
+            request_ids=() if row is None or row.video_id is None else (row.video_id,), calls=0 if row is None else 1,
+        )  # fmt: skip
+        document = await self._stored_note(film, note)
+        node = NodeMade(
+            key=film.key, kind=NodeKind.VIDEO, title=film.title, input_hash=film.digest, content_sha256=body.sha256,
+            artifact_id=document.id, calls=note.calls, cost_usd=body.cost_usd,
+        )  # fmt: skip
+        async with self._keeper.effect(film.job) as connection:
+            if row is not None:
+                await self._settle_done(connection, row, body, video)
+            earlier = await StepResultRepository(connection).get_or_none(film.job, film.key, film.digest)
+            if earlier is not None:
+                return
+            await ArtifactRepository(connection).add(video)
+            await ArtifactRepository(connection).add(document)
+            await connection.execute(*revision_statement(film.job, film.course_id, node))
+            await self._keeper.finish_part(
+                connection, film.job, step=film.step, part=film.key, digest=film.digest,
+                result={"artifact_id": str(document.id), "video_id": str(video.id)}, event="lesson.filmed",
+                data={
+                    "lesson": film.place, "artifact_id": str(video.id), "bytes": body.bytes,
+                    "seconds": media.seconds, "cost_usd": f"{body.cost_usd:f}", "provider": film.provider,
+                },
+            )  # fmt: skip
+
+    async def _stored_note(self, film: Film, note: MediaNote) -> Artifact:
+        raw = note.model_dump_json(indent=1).encode()
+        sha256 = await self._store.put(film.job.tenant_id, raw)
+        return Artifact(
+            id=new_id(), tenant_id=film.job.tenant_id, job_id=film.job.job_id, name=film.file("json", "-video"),
+            media_type="application/json", bytes=len(raw), sha256=sha256, role=ArtifactRole.INTERNAL,
+        )  # fmt: skip
+
+    async def _settle_done(self, connection: AsyncConnection, row: AnyRow, body: "Body", video: Artifact) -> None:
+        renders = RenderRepository(connection)
+        now = await renders.get_one(row.id, lock=True)
+        if now.state == RenderState.DONE:
+            return
+        await renders.change(
+            row.id, state=RenderState.DONE, cost_usd=body.cost_usd, seconds=body.seconds, artifact_id=video.id,
+            settled_at=func.now(), error_code=None,
+        )  # fmt: skip
+        await renders.settle(row, outcome=Outcome.DONE, cost_usd=body.cost_usd)
+
+    async def keep_made(self, film: Film, made: MadeVideo) -> None:
+        """Bring home what a program of ours has made; it costs nothing."""
+        sha256 = await self._store.put_file(film.job.tenant_id, made.file)
+        size = (await asyncio.to_thread(made.file.stat)).st_size
+        body = Body(sha256=sha256, bytes=size, media_type=made.media_type, seconds=made.seconds, cost_usd=Decimal(0))
+        await self.finish(film, body)
+
+    # --- ends and turns -----------------------------------------------------------------------------
+
+    async def close(self, film: Film, how: Close, code: str | None) -> None:
+        """Write down an end, or that a person has to decide, or that there is more time now."""
+        async with self._keeper.effect(film.job) as connection:
+            renders = RenderRepository(connection)
+            row = await renders.get_latest(film.job, film.key, film.digest, lock=True)
+            assert row is not None
+            if RenderState(row.state) in OVER:
+                return
+            if how is Close.WAITING:
+                state = RenderState.UNKNOWN if row.video_id is None else RenderState.RENDERING
+                await renders.change(row.id, state=state, error_code=None)
+                await self._say(connection, film, row, "video.waiting", {})
+                return
+            if how is Close.STUCK:
+                if row.state == RenderState.STUCK:
+                    return
+                await renders.change(row.id, state=RenderState.STUCK, error_code=code)
+                detail = f"the video of lesson {film.place} is late; a person decides: POST /renders/{row.id}/resolve"
+                wait = {"waiting_on": _waiting(WaitingKind.PROVIDER, detail)}
+                await self._say(connection, film, row, "video.stuck", {"code": code}, **wait)
+                return
+            await self._end(connection, film, row, how, code)
+        await self._leases.release(self._lease(film, row))
+
+    async def _end(self, connection: AsyncConnection, film: Film, row: AnyRow, how: Close, code: str | None) -> None:
+        renders = RenderRepository(connection)
+        outcome, cost = Outcome.UNKNOWN, None
+        if how is Close.FAILED:
+            # A failed render is refunded, and a refused order was never charged. Bytes that cannot be used were.
+            paid = code == "E.HEYGEN.UNUSABLE"
+            outcome = Outcome.DONE if paid else Outcome.REJECTED
+            if paid:
+                seconds = row.seconds if row.seconds is not None else row.script_seconds
+                cost = self._renderers[row.provider].price(row.engine).of(seconds)
+        elif row.sends == 0:
+            outcome = Outcome.NOT_SENT
+        await renders.change(
+            row.id, state=RenderState(how.value), error_code=code, cost_usd=cost, settled_at=func.now()
+        )
+        await renders.settle(row, outcome=outcome, cost_usd=cost)
+        if how is Close.REPLACED:
+            await self._say(connection, film, row, "video.replaced", {})
+            return
+        await self.skip_in(connection, film, code)
+
+    async def skip(self, film: Film, code: str | None, detail: str = "") -> None:
+        """The lesson stays without a video; the job goes on and says why."""
+        async with self._keeper.effect(film.job) as connection:
+            await self.skip_in(connection, film, code, detail)
+
+    async def skip_in(self, connection: AsyncConnection, film: Film, code: str | None, detail: str = "") -> None:
+        """The same, in a transaction that is open. Remembered apart from videos: a later attempt may have more luck."""
+        data = {"lesson": film.place, "code": code, **({"detail": detail} if detail else {})}
+        await self._keeper.finish_part(
+            connection, film.job, step=film.step, part=f"{film.key}/skipped",
+            digest=f"{film.digest}/{film.job.attempt}", result={"skipped": code}, event="lesson.not_filmed", data=data,
+        )  # fmt: skip
+
+    async def _say(
+        self, connection: AsyncConnection, film: Film, row: AnyRow, event: str, data: dict[str, Any], **values: Any
+    ) -> None:
+        await JobRepository(connection).record(
+            job_id=film.job.job_id, attempt=film.job.attempt, event=event,
+            data={"lesson": film.place, "render_id": str(row.id), **data}, values=values,
+        )  # fmt: skip
+
+    async def _row(self, film: Film) -> AnyRow:
+        async with self._database.tenant(film.job.tenant_id) as connection:
+            row = await RenderRepository(connection).get_latest(film.job, film.key, film.digest)
+        assert row is not None
+        return row
+
+
+class _Incoming:
+    """The bytes of a video on their way in; ``fault`` is what ended them early."""
+
+    def __init__(self, source: AsyncIterator[bytes], *, most: int) -> None:
+        self._source = source
+        self._most = most
+        self.fault: LonghaulError | None = None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes. Raises ProviderError and BodyTooLarge."""
+        size = 0
+        try:
+            async for chunk in self._source:
+                size += len(chunk)
+                if size > self._most:
+                    raise BodyTooLarge(f"a video has at most {self._most} bytes")
+                yield chunk
+        except LonghaulError as fault:
+            self.fault = fault
+            raise
+
+
+def _is_hopeless(fault: LonghaulError) -> bool:
+    return isinstance(fault, BodyTooLarge) or (isinstance(fault, ProviderError) and not fault.may_retry)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The bytes of a video as they lie in our store, how long it is, and what it cost."""
+
+    sha256: str
+    bytes: int
+    media_type: str
+    seconds: float
+    cost_usd: Decimal
+
+
+_NO_MORE: Final = "no more"
+
+
+def _doubt(detail: str, code: str) -> ProviderError:
+    return ProviderError(detail, code=code, outcome=Outcome.UNKNOWN, retryable=True)
+
+
+def _code(fault: ProviderError) -> str:
+    return "E.HEYGEN.IN_DOUBT" if fault.code == _NO_MORE else fault.code
+
+
+def _is_to_be_ordered_anew(row: AnyRow, job: JobRef) -> bool:
+    """A person wants it, or the job is tried again after the order had failed or was given up."""
+    ended = row.state in {RenderState.FAILED, RenderState.ABANDONED}
+    return row.state == RenderState.REPLACED or (ended and row.attempt < job.attempt)
+
+
+def _waiting(kind: WaitingKind, detail: str) -> dict[str, Any]:
+    return WaitingOn(kind=kind, detail=detail, since=datetime.now(UTC)).model_dump(mode="json")

@@ -1,0 +1,423 @@
+"""Videos of lessons: what is to be filmed, what a renderer says of it, and the one course of a render that is paid for.
+
+The course is written once, against a port, and everything that waits or touches the world is behind the port. The
+workflow carries it with durable timers and activities; the chaos tests carry it with kills in between.
+"""
+
+import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, Protocol
+from uuid import UUID
+
+from pydantic import Field
+
+from domain.model import Frozen
+
+_CHARACTERS_A_SECOND: Final = 14.0
+_WIDE_CHARACTER: Final = 3.0
+_SLOW_VOICE: Final = 2.0
+_PAUSES_SECONDS: Final = 10.0
+_DEADLINE_FACTOR: Final = 10.0
+_DEADLINE_BASE: Final = timedelta(minutes=30)
+
+
+# --- length and price -------------------------------------------------------------------------------
+
+
+def spoken_seconds(script: str) -> float:
+    """About how long a script takes to say. Characters of Chinese, Japanese and Korean take longer than letters."""
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in script)
+    return (len(script) - wide + wide * _WIDE_CHARACTER) / _CHARACTERS_A_SECOND
+
+
+def most_seconds(script: str) -> float:
+    """As long as a video of the script can become: a slow voice, and pauses."""
+    return spoken_seconds(script) * _SLOW_VOICE + _PAUSES_SECONDS
+
+
+def render_deadline(script: str) -> timedelta:
+    """How long a render may take before a person is asked: ten times the spoken length, and half an hour."""
+    return timedelta(seconds=spoken_seconds(script) * _DEADLINE_FACTOR) + _DEADLINE_BASE
+
+
+class VideoPrice(Frozen):
+    """What a minute of finished video costs in US dollars."""
+
+    usd_per_minute: Annotated[Decimal, Field(ge=0)]
+
+    def of(self, seconds: float) -> Decimal:
+        """The cost of so many seconds, exact to a ten-thousandth of a cent and rounded up."""
+        exact = Decimal(str(round(max(seconds, 0.0), 3))) * self.usd_per_minute / 60
+        return exact.quantize(Decimal("0.000001"), rounding="ROUND_CEILING")
+
+
+# --- a renderer: asked, waited for, fetched ---------------------------------------------------------
+
+
+class FilmWish(Frozen):
+    """What an avatar is to say, and how it is to look."""
+
+    script: str
+    avatar: str
+    voice: str | None
+    engine: str
+    resolution: str
+
+
+class RenderOrder(Frozen):
+    """A render as it goes over the wire: the same ``body`` under the same ``key`` is one render, however often sent.
+
+    ``title`` holds the id of the render and nothing of the lesson; by it a render of unknown fate is found again.
+    """
+
+    key: str
+    title: str
+    body: str
+
+
+class RenderStatus(StrEnum):
+    """What a renderer says of a render."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class RenderSight(Frozen):
+    """A render as its renderer shows it. ``url`` is good for a short time only, and for nobody's eyes but ours."""
+
+    video_id: str
+    status: RenderStatus
+    seconds: float | None = None
+    url: str | None = None
+    failure: str | None = None
+
+
+class VideoRenderer(Protocol):
+    """A provider that takes minutes for a video. Implementations never retry; the course of a render does."""
+
+    name: str
+    at_once: int
+    """How many renders it does at once for us, all workers together."""
+    longest_script: int
+    """In characters."""
+    default_avatar: str | None
+    default_engine: str
+
+    def order(self, wish: FilmWish, *, render_id: UUID, tenant_id: UUID, lesson: str) -> RenderOrder:
+        """The order for a wish; the same arguments always give the same order."""
+        ...
+
+    def price(self, engine: str) -> VideoPrice:
+        """What a minute costs. Raises PriceUnknown."""
+        ...
+
+    async def submit(self, order: RenderOrder) -> str:
+        """Order a render once; its id at the provider. Raises ProviderError with the outcome of the call."""
+        ...
+
+    async def find(self, title: str) -> str | None:
+        """The id of the render with exactly this title, or None where there is none. Raises ProviderError."""
+        ...
+
+    async def look(self, video_id: str) -> RenderSight:
+        """What the provider says now. Raises ProviderError."""
+        ...
+
+    def fetch(self, url: str) -> AsyncIterator[bytes]:
+        """The bytes of a video. Raises ProviderError: an expired address, a broken connection, a refused address."""
+        ...
+
+
+# --- a maker: a program of ours ---------------------------------------------------------------------
+
+
+class FilmSlide(Frozen):
+    """One picture of a slide video, and what is said while it is shown."""
+
+    title: str
+    lines: tuple[str, ...]
+    said: str
+
+
+class MadeVideo(Frozen):
+    """A video in a file that goes away with the block it was made for."""
+
+    file: Path
+    seconds: float
+    media_type: str = "video/mp4"
+
+
+class VideoMaker(Protocol):
+    """Makes slide videos on this machine."""
+
+    name: str
+
+    def fault(self, slides: tuple[FilmSlide, ...]) -> str | None:
+        """Why there can be no video here (a missing program or font), or None."""
+        ...
+
+    def make(
+        self, slides: tuple[FilmSlide, ...], *, narration: bytes | None, resolution: str
+    ) -> AbstractAsyncContextManager[MadeVideo]:
+        """Film the slides, with the narration as sound where there is one. Raises ProviderError, VideoUnavailable."""
+        ...
+
+
+# --- the ledger -------------------------------------------------------------------------------------
+
+
+class RenderState(StrEnum):
+    """What our ledger says of a render."""
+
+    PLANNED = "planned"  # priced; the wire was not touched, or the other side said "not now"
+    SUBMITTING = "submitting"  # the wire is being touched
+    UNKNOWN = "unknown"  # it may have been ordered
+    RENDERING = "rendering"  # ordered, and we know its id
+    STUCK = "stuck"  # a person has to decide
+    DONE = "done"  # the bytes are ours
+    FAILED = "failed"  # refused, or the provider could not render it
+    ABANDONED = "abandoned"  # given up by a person
+    REPLACED = "replaced"  # a person wants it ordered anew
+
+
+OVER: Final = frozenset({RenderState.DONE, RenderState.FAILED, RenderState.ABANDONED, RenderState.REPLACED})
+"""States in which nothing more comes of a render."""
+
+
+# --- the course of a render -------------------------------------------------------------------------
+
+
+class RenderPolicy(Frozen):
+    """How long the course of a render waits for what."""
+
+    poll_first: timedelta = timedelta(seconds=15)
+    poll_longest: timedelta = timedelta(seconds=60)
+    poll_stuck: timedelta = timedelta(hours=1)
+    ask_for_place: timedelta = timedelta(seconds=20)
+    back_off_longest: timedelta = timedelta(seconds=60)
+    patience: timedelta = timedelta(hours=2)
+    """How long an order is tried for before it is given up, or, where its fate is unknown, a person is asked."""
+    replay_within: timedelta = timedelta(hours=23)
+    """How long after its first try an order may be sent again: the provider remembers keys for a day."""
+
+
+class Way(StrEnum):
+    """What is to be done for the video of a lesson."""
+
+    KEPT = "kept"  # it is there already
+    SKIPPED = "skipped"
+    MAKE = "make"  # by a program of ours
+    RENDER = "render"
+
+
+class Planned(Frozen):
+    """The plan for a video. ``code`` says why there is to be none, ``digest`` is what it was made from."""
+
+    way: Way
+    code: str | None = None
+    digest: str = ""
+    deadline: timedelta = timedelta(0)
+    policy: RenderPolicy = RenderPolicy()
+
+
+class Said(StrEnum):
+    """How one try to order a render came back."""
+
+    ORDERED = "ordered"
+    NOT_NOW = "not_now"  # nothing was ordered by this try, and none before is in doubt
+    DOUBT = "doubt"  # it may have been ordered; trying again with the same key is safe
+    NO_MORE = "no_more"  # in doubt, and too old to be tried again
+    REFUSED = "refused"
+
+
+class Submitted(Frozen):
+    """One try. ``wait`` is how long the other side wants to be left alone."""
+
+    said: Said
+    wait: timedelta = timedelta(0)
+    code: str | None = None
+
+
+class Kept(StrEnum):
+    """What came of copying the bytes."""
+
+    DONE = "done"
+    AGAIN = "again"
+    UNUSABLE = "unusable"
+
+
+class Heard(StrEnum):
+    """What a wait was ended by."""
+
+    NOTHING = "nothing"
+    PROVIDER = "provider"  # a webhook: somebody says that there is news
+    LEAVE = "leave"  # nobody waits for the video any more; what was ordered stays on record
+    KEEP_WAITING = "keep_waiting"  # a person gives a stuck render more time
+    GIVE_UP = "give_up"
+    ORDER_AGAIN = "order_again"
+
+
+class Close(StrEnum):
+    """Ends and turns that are written down."""
+
+    STUCK = "stuck"
+    WAITING = "waiting"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    REPLACED = "replaced"
+
+
+class RenderEnd(StrEnum):
+    """How the course of a video ended."""
+
+    MADE = "made"
+    SKIPPED = "skipped"
+    LEFT = "left"
+
+
+class RenderWorld(Protocol):
+    """Everything the course of a render does to the world."""
+
+    async def plan(self) -> Planned:
+        """Find out what is to be done, and write down what it will cost before anything is sent."""
+        ...
+
+    async def make(self) -> RenderEnd:
+        """Have a program of ours make the video."""
+        ...
+
+    async def take_place(self) -> bool:
+        """Whether one of the provider's places is ours now; taking it again renews it."""
+        ...
+
+    async def submit(self) -> Submitted | None:
+        """One try to order the render; None where nobody knows what became of it."""
+        ...
+
+    async def look(self) -> RenderStatus | None:
+        """Fetch the truth; None where it could not be seen."""
+        ...
+
+    async def keep(self) -> Kept:
+        """Copy the bytes into our store, and settle the price."""
+        ...
+
+    async def close(self, how: Close, code: str | None = None) -> None:
+        """Write down an end, or that a person has to decide."""
+        ...
+
+    async def hear(self, length: timedelta) -> Heard:
+        """Let time pass, durably, until it is over or something is heard."""
+        ...
+
+    def now(self) -> datetime:
+        """The time."""
+        ...
+
+
+async def carry_render(world: RenderWorld) -> RenderEnd:
+    """Carry the video of a lesson to its end: order once, wait for webhook or timer, fetch the truth, keep the bytes.
+
+    Nothing is ever ordered anew by itself: a render that takes too long waits for a person.
+    """
+    while True:
+        planned = await world.plan()
+        if planned.way is Way.MAKE:
+            return await world.make()
+        if planned.way is not Way.RENDER:
+            return RenderEnd.MADE if planned.way is Way.KEPT else RenderEnd.SKIPPED
+        end = await _Course(world, planned).run()
+        if end is not None:
+            return end
+
+
+class _Course:
+    """One order, from its place in the line to its end. None as an end: a person wants it ordered anew."""
+
+    def __init__(self, world: RenderWorld, planned: Planned) -> None:
+        self._world = world
+        self._deadline = planned.deadline
+        self._policy = planned.policy
+
+    async def run(self) -> RenderEnd | None:
+        since, tries, stuck = self._world.now(), 0, False
+        while True:
+            if not stuck and not await self._wait_for_place():
+                return RenderEnd.LEFT
+            tried = await self._world.submit() or Submitted(said=Said.DOUBT)
+            if tried.said is Said.ORDERED:
+                return await self._wait_for_video()
+            if tried.said is Said.REFUSED:
+                await self._world.close(Close.FAILED, tried.code)
+                return RenderEnd.SKIPPED
+            over = tried.said is Said.NO_MORE or self._world.now() - since > self._policy.patience
+            if over and tried.said is Said.NOT_NOW:
+                await self._world.close(Close.FAILED, tried.code)
+                return RenderEnd.SKIPPED
+            if over:
+                stuck = True
+                await self._world.close(Close.STUCK, tried.code)
+            tries += 1
+            pause = self._policy.poll_stuck if stuck else tried.wait or self._back_off(tries)
+            heard = await self._world.hear(pause)
+            if heard is Heard.LEAVE:
+                return RenderEnd.LEFT
+            if stuck and heard in _DECISIONS:
+                if heard is not Heard.KEEP_WAITING:
+                    return await self._decided(heard)
+                stuck, since = False, self._world.now()
+                await self._world.close(Close.WAITING)
+
+    async def _wait_for_place(self) -> bool:
+        while not await self._world.take_place():
+            if await self._world.hear(self._policy.ask_for_place) is Heard.LEAVE:
+                return False
+        return True
+
+    def _back_off(self, tries: int) -> timedelta:
+        return min(timedelta(seconds=0.5 * 2 ** min(tries, 10)), self._policy.back_off_longest)
+
+    async def _wait_for_video(self) -> RenderEnd | None:
+        """The first of webhook and timer wakes; what it wakes to is always fetched."""
+        since, stuck, pause = self._world.now(), False, self._policy.poll_first
+        while True:
+            heard = await self._world.hear(self._policy.poll_stuck if stuck else pause)
+            if heard is Heard.LEAVE:
+                return RenderEnd.LEFT
+            if stuck and heard in {Heard.GIVE_UP, Heard.ORDER_AGAIN}:
+                return await self._decided(heard)
+            if stuck and heard is Heard.KEEP_WAITING:
+                since, stuck, pause = self._world.now(), False, self._policy.poll_first
+                await self._world.close(Close.WAITING)
+            status = await self._world.look()
+            if status is RenderStatus.FAILED:
+                await self._world.close(Close.FAILED, "E.HEYGEN.RENDER_FAILED")
+                return RenderEnd.SKIPPED
+            if status is RenderStatus.COMPLETED:
+                kept = await self._world.keep()
+                if kept is Kept.DONE:
+                    return RenderEnd.MADE
+                if kept is Kept.UNUSABLE:
+                    await self._world.close(Close.FAILED, "E.HEYGEN.UNUSABLE")
+                    return RenderEnd.SKIPPED
+            pause = min(pause * 1.5, self._policy.poll_longest)
+            if not stuck and self._world.now() - since > self._deadline:
+                stuck = True
+                await self._world.close(Close.STUCK, "E.HEYGEN.STUCK")
+
+    async def _decided(self, heard: Heard) -> RenderEnd | None:
+        if heard is Heard.ORDER_AGAIN:
+            await self._world.close(Close.REPLACED)
+            return None
+        await self._world.close(Close.ABANDONED, "E.VIDEO.GIVEN_UP")
+        return RenderEnd.SKIPPED
+
+
+_DECISIONS: Final = frozenset({Heard.KEEP_WAITING, Heard.GIVE_UP, Heard.ORDER_AGAIN})
