@@ -89,8 +89,9 @@ class TestCourseWithParts:
             shown = [node.title for name, node in tree.items() if name.startswith(f"{key}/slide-")]
             assert shown == [slide["title"] for slide in slides]
         assert sum(len(lesson["slides"]["slides"]) for lesson in lessons_of(document)) == row.result["slides"]["total"]
-        assert sum(len(lesson["quiz"]["questions"]) for lesson in lessons_of(document)) == (
-            row.result["quiz"]["questions"]
+        assert (
+            sum(len(lesson["quiz"]["questions"]) for lesson in lessons_of(document))
+            == (row.result["quiz"]["questions"])
         )
         with zipfile.ZipFile(BytesIO(await exported(courses, job, row.result, "-site.zip"))) as site:
             assert b'class="quiz"' in site.read("lesson-1-1.html")
