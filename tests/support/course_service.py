@@ -34,7 +34,7 @@ from core.ids import new_id
 from core.metrics import WorkerMetrics
 from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
-from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, Task
+from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, RevisionTask, Task
 from domain.jobs import JobAction, JobRef
 from gateways.offline import OfflineLanguageModel
 from repositories.rows import AnyRow
@@ -105,6 +105,8 @@ def _name_of(task: Task) -> str:
             return "outline"
         case LessonTask():
             return task.lesson.title
+        case RevisionTask():
+            return f"revision of {_name_of(task.of)}"
         case _:
             return f"{task.kind} of {task.lesson.title}"
 
