@@ -185,9 +185,7 @@ def slides_wish(wanted: CourseInput, lesson: LessonContent) -> Wish[SlideDeck]:
     )
 
 
-def quiz_wish(
-    wanted: CourseInput, lesson: LessonContent, corpus: Corpus, section_ids: Sequence[str]
-) -> Wish[Quiz]:
+def quiz_wish(wanted: CourseInput, lesson: LessonContent, corpus: Corpus, section_ids: Sequence[str]) -> Wish[Quiz]:
     """Questions on this lesson, each with evidence that the lesson really says."""
     task = QuizTask(
         topic=wanted.topic, audience=wanted.audience, language=wanted.language, level=wanted.level,

@@ -88,10 +88,7 @@ def _lesson(prompt: str, rng: random.Random) -> LessonContent:
     return LessonContent(
         title=_cut(title, 200),
         summary=_paragraph(rng, sentences=2),
-        blocks=tuple(
-            _block(prompt, rng)
-            for _ in range(rng.randint(2, 4))
-        ),
+        blocks=tuple(_block(prompt, rng) for _ in range(rng.randint(2, 4))),
         key_points=tuple(sentence(rng) for _ in range(rng.randint(2, 5))),
         terms=tuple(KeyTerm(term=noun, definition=sentence(rng)) for noun in rng.sample(_NOUNS, k=rng.randint(0, 4))),
     )
