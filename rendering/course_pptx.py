@@ -211,7 +211,7 @@ class _Deck:
 
 
 def _color(digits: str) -> RGBColor:
-    return RGBColor(*bytes.fromhex(digits))
+    return RGBColor(*bytes.fromhex(digits))  # type: ignore[no-untyped-call] # python-pptx types only its arguments
 
 
 def _arrange(layout: Any, name: str) -> None:
