@@ -144,7 +144,7 @@ class _Deck:
 
     def _draw(self, made: Any, figure: Figure, *, below: Sequence[str]) -> None:
         """The figure as a table, under lines in the body or instead of them."""
-        top, height = _FRAMES["content"][1]
+        top, height = map(int, _FRAMES["content"][1])
         if below:
             used = round(sum(len(wrapped(line)) + GAP_LINES for line in below) * _LINE_HEIGHT)
             body = made.placeholders[1]
@@ -169,9 +169,9 @@ class _Deck:
         self._write(cell.text_frame, [text], size=_CELL_SIZE)
         (run,) = cell.text_frame.paragraphs[0].runs
         run.font.bold = row == 0
-        run.font.color.rgb = RGBColor.from_string(_PAPER if row == 0 else _INK)
+        run.font.color.rgb = _color(_PAPER if row == 0 else _INK)
         cell.fill.solid()
-        cell.fill.fore_color.rgb = RGBColor.from_string(_ACCENT if row == 0 else _BAND if row % 2 == 0 else _PAPER)
+        cell.fill.fore_color.rgb = _color(_ACCENT if row == 0 else _BAND if row % 2 == 0 else _PAPER)
         cell.vertical_anchor = MSO_ANCHOR.MIDDLE
 
     def _write(self, frame: Any, lines: Sequence[str], *, size: Any) -> None:
@@ -208,6 +208,10 @@ class _Deck:
             for shape in place.placeholders:
                 if shape._element.spPr.xfrm is not None:  # noqa: SLF001 - others inherit their place
                     shape.left, shape.width = round(shape.left * scale), round(shape.width * scale)
+
+
+def _color(digits: str) -> RGBColor:
+    return RGBColor(*bytes.fromhex(digits))  # type: ignore[no-untyped-call] # python-pptx types only its arguments
 
 
 def _arrange(layout: Any, name: str) -> None:
