@@ -22,6 +22,7 @@ from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
 from activities.generation.lesson_parts import LessonPartActivities
 from activities.generation.models import Models
+from activities.generation.sections import SectionActivities
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
@@ -96,6 +97,7 @@ from workflows.generation import CourseGenerationWorkflow, CourseModuleWorkflow
 from workflows.publishing import CheckWorkflow, OrderWorkflow, SequenceWorkflow
 from workflows.saving import RecordImportWorkflow, RecordStreamWorkflow
 from workflows.schedules import ScheduledRunWorkflow
+from workflows.section import SectionWorkflow, VersionExportWorkflow
 
 _log = structlog.get_logger(__name__)
 
@@ -132,6 +134,7 @@ class Families:
     generation: GenerationActivities
     lesson_parts: LessonPartActivities
     speech: SpeechActivities
+    sections: SectionActivities
     saving: SavingActivities
     federated: FederatedActivities
     publishing: Publishing
@@ -155,7 +158,7 @@ def queues(families: Families) -> list[Queue]:
         ),
         Queue(
             generation.TASK_QUEUE,
-            [CourseGenerationWorkflow, CourseModuleWorkflow],
+            [CourseGenerationWorkflow, CourseModuleWorkflow, SectionWorkflow, VersionExportWorkflow],
             [
                 *every_job,
                 course.prepare_sources,
@@ -165,6 +168,9 @@ def queues(families: Families) -> list[Queue]:
                 families.lesson_parts.write_quiz,
                 families.speech.speak_lesson,
                 course.export_course,
+                families.sections.plan_section,
+                families.sections.apply_section,
+                families.sections.export_version,
             ],
         ),
         Queue(
@@ -254,13 +260,16 @@ class WorkerProcess:
             jobs = self._jobs(database, kinds, sender)
             box = create_secret_box(settings.sealing_keys.get_secret_value())
             post, poller = await self._publishing(database, client, jobs=jobs, box=box, tracing=tracing, stack=stack)
-            courses, lesson_parts, speech = await stack.enter_async_context(self._generation(database, tracing))
+            courses, lesson_parts, speech, sections = await stack.enter_async_context(
+                self._generation(database, tracing)
+            )
             families = Families(
                 jobs=JobActivities(database, self._metrics),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
                 generation=courses,
                 lesson_parts=lesson_parts,
                 speech=speech,
+                sections=sections,
                 saving=create_saving(settings, database, self._metrics, worker_id=self._id),
                 federated=self._federated(database),
                 publishing=post,
@@ -324,7 +333,7 @@ class WorkerProcess:
     @asynccontextmanager
     async def _generation(
         self, database: Database, tracing: Tracing
-    ) -> AsyncIterator[tuple[GenerationActivities, LessonPartActivities, SpeechActivities]]:
+    ) -> AsyncIterator[tuple[GenerationActivities, LessonPartActivities, SpeechActivities, SectionActivities]]:
         settings = self._settings
         keeper = StepKeeper(database)
         slots = CallSlots(settings.generation_fan_out)
@@ -369,6 +378,7 @@ class WorkerProcess:
                     PaidSpeech(database, store, keeper, self._metrics),
                     speech_providers(settings, http),
                 ),
+                SectionActivities(keeper, documents, lessons_at_once=slots.parts_at_once),
             )
 
     def _federated(self, database: Database) -> FederatedActivities:

@@ -20,6 +20,7 @@ from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
 from activities.generation.lesson_parts import LessonPartActivities
 from activities.generation.models import Models
+from activities.generation.sections import SectionActivities
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
@@ -35,7 +36,7 @@ from core.ids import new_id
 from core.metrics import WorkerMetrics
 from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
-from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, Task
+from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, RevisionTask, Task
 from domain.jobs import JobAction, JobRef
 from domain.media import SpeechProvider
 from gateways.offline import OfflineLanguageModel
@@ -46,6 +47,7 @@ from services.generation import course_kind
 from services.jobs import JobRequest, JobService
 from services.kinds import KindRegistry
 from services.saving.kind import import_kind
+from services.sections import export_kind, section_kind
 from tests.support.job_rows import job_row
 from tests.support.publishing import idle_publishing
 from tests.support.waiting import eventually
@@ -54,11 +56,15 @@ from workflows import diagnostics, generation, publishing, saving
 SOURCE: Final = Path(__file__).parent.parent / "data" / "tides.txt"
 
 
+_NOT_FIRST: Final = ("slides of ", "quiz of ", "revision of ")
+
+
 class HeldModel(OfflineLanguageModel):
     """The offline model, asked under the eyes of a test.
 
     ``asked`` counts calls by what is wanted: ``outline``, the title of a lesson, or ``slides of``, ``quiz of`` and
-    that title. While ``open`` is not set, lessons stay in progress. ``answers`` replaces the answer by a text, or by an error, for as long as it is there.
+    that title. While ``open`` is not set, lessons stay in progress. ``answers`` replaces the answer by a text, or by an
+    error, for as long as it is there.
     """
 
     def __init__(self) -> None:
@@ -73,7 +79,7 @@ class HeldModel(OfflineLanguageModel):
     @property
     def lessons(self) -> list[str]:
         """The lessons asked for, in order."""
-        return [name for name in self.asked if name != "outline" and not name.startswith(("slides of ", "quiz of "))]
+        return [name for name in self.asked if name != "outline" and not name.startswith(_NOT_FIRST)]
 
     async def complete(self, *, request: CompletionRequest) -> Completion:
         """Remember, wait, answer."""
@@ -105,6 +111,8 @@ def _name_of(task: Task) -> str:
             return "outline"
         case LessonTask():
             return task.lesson.title
+        case RevisionTask():
+            return f"revision of {_name_of(task.of)}"
         case _:
             return f"{task.kind} of {task.lesson.title}"
 
@@ -203,13 +211,15 @@ async def serving_courses(
             PaidSpeech(database, store, keeper, metrics, look_pauses_seconds=(0.0, 0.0), settled_seconds=0),
             voices,
         ),
+        sections=SectionActivities(keeper, documents, lessons_at_once=fan_out),
         saving=SavingActivities(flusher, Importer(database, store, keeper, limits), keeper, metrics),
         federated=MagicMock(),
         publishing=idle_publishing(database),
     )
     real = {diagnostics.TASK_QUEUE, generation.TASK_QUEUE, saving.TASK_QUEUE, publishing.TASK_QUEUE}
     served = [queue for queue in worker.queues(families) if queue.name in real]
-    all_kinds = (course_kind(database, store), NOOP, import_kind(database, store))
+    on_courses = (section_kind(database), export_kind(database))
+    all_kinds = (course_kind(database, store), *on_courses, NOOP, import_kind(database, store))
     kinds = [dataclasses.replace(kind, task_queue=task_queue) for kind in all_kinds]
     service = JobService(
         database,
