@@ -292,7 +292,7 @@ class LessonTask(Frozen):
 
 
 class SlidesTask(Frozen):
-    """The wish for the slides of a written lesson, as data. ``comment`` is what a person wants of them."""
+    """The wish for the slides of a written lesson, as data."""
 
     kind: Literal["slides"] = "slides"
     topic: str
@@ -300,7 +300,6 @@ class SlidesTask(Frozen):
     language: str
     level: str
     lesson: LessonContent
-    comment: str = ""
 
 
 class QuizTask(Frozen):
@@ -317,7 +316,6 @@ class QuizTask(Frozen):
     lesson: LessonContent
     questions: int
     sections: tuple[Section, ...]
-    comment: str = ""
 
 
 class RevisionTask(Frozen):

@@ -3,7 +3,7 @@
 from typing import Final
 
 from domain.generation import Message, QuizTask
-from prompts.lesson_text import as_wish, lesson_material
+from prompts.lesson_text import lesson_material
 from prompts.prompt import OWNER, Prompt
 
 PROMPT: Final = Prompt(
@@ -23,7 +23,7 @@ PROMPT: Final = Prompt(
         "Each question has three to five options, of which exactly one is right; answer is its place, counted from "
         "zero. Vary that place. The wrong options are plausible, of the same kind as the right one, and wrong by what "
         "the lesson says. The explanation says in a sentence why the right option is right. The evidence is one "
-        "sentence of the lesson that shows it, copied word by word. Plain text only, no markup.\n{comment}\n"
+        "sentence of the lesson that shows it, copied word by word. Plain text only, no markup.\n\n"
         "<sources>\n{lesson}\n</sources>"
     ),
 )
@@ -38,7 +38,6 @@ def render(task: QuizTask) -> tuple[Message, ...]:
         level=task.level,
         language=task.language,
         questions=task.questions,
-        comment=as_wish(task.comment),
         lesson=lesson_material(task.lesson),
     )
     return Message(role="system", content=PROMPT.system), Message(role="user", content=user)

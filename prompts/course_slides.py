@@ -3,7 +3,7 @@
 from typing import Final
 
 from domain.generation import Message, SlidesTask
-from prompts.lesson_text import as_wish, lesson_material
+from prompts.lesson_text import lesson_material
 from prompts.prompt import OWNER, Prompt
 
 PROMPT: Final = Prompt(
@@ -23,7 +23,7 @@ PROMPT: Final = Prompt(
         "Leave out a title page and a page of objectives: they are added. Each slide has a title of its own and one "
         "to six short bullets; the notes are what a speaker says, in whole sentences. Where the lesson has a list of "
         "terms or a table, give it as a figure: a caption, a header of two to six columns, and rows with as many "
-        "cells. Otherwise the figure is null. Plain text only, no markup.\n{comment}\n"
+        "cells. Otherwise the figure is null. Plain text only, no markup.\n\n"
         "<sources>\n{lesson}\n</sources>"
     ),
 )
@@ -37,7 +37,6 @@ def render(task: SlidesTask) -> tuple[Message, ...]:
         audience=task.audience,
         level=task.level,
         language=task.language,
-        comment=as_wish(task.comment),
         lesson=lesson_material(task.lesson),
     )
     return Message(role="system", content=PROMPT.system), Message(role="user", content=user)

@@ -14,11 +14,6 @@ def lesson_material(lesson: LessonContent) -> str:
     return as_material("\n".join(_lines(lesson)))[:_LESSON_CHARS]
 
 
-def as_wish(comment: str) -> str:
-    """What a person wants of the next attempt, as a line of its own; nothing where nobody wants anything."""
-    return f"A person asks for this: {as_material(comment)}\n" if comment else ""
-
-
 def _lines(lesson: LessonContent) -> Iterator[str]:
     yield lesson.title
     yield lesson.summary

@@ -29,6 +29,7 @@ _FIGURE_LAYOUT: Final = 5  # a title and nothing else
 _WIDTH, _HEIGHT = Inches(13.333), Inches(7.5)
 _LEFT: Final = Inches(0.6)
 _ACROSS: Final = Inches(12.1)
+_INSET: Final = Inches(0.1)  # of text in its frame
 _FRAMES: Final = {
     # top and height of the title and of what is below it
     "title": ((Inches(1.6), Inches(2.4)), (Inches(4.2), Inches(2.2))),
@@ -50,7 +51,7 @@ _TITLE_SIZES: Final = {
     "figure": ((55, Pt(30)), (110, Pt(26)), (1_000, Pt(20))),
 }
 _LINE_HEIGHT: Final = Inches(5.3) / BODY_LINES
-_CELL_SIZE: Final = Pt(14)
+_CELL_SIZE: Final = Pt(16)
 _BAND: Final = "F3F4EF"
 _PLAIN_TABLE: Final = "{2D5ABB26-0587-4C30-8999-92F81FD0307C}"  # no style of its own, no grid: the cells have theirs
 _LONGEST_PROPERTY: Final = 255
@@ -149,13 +150,15 @@ class _Deck:
             body = made.placeholders[1]
             body.left, body.width, body.top, body.height = _LEFT, _ACROSS, top, used
             top, height = top + used, height - used
-        frame = made.shapes.add_table(len(figure.rows), len(figure.widths), _LEFT, top, _ACROSS, height)
+        frame = made.shapes.add_table(
+            len(figure.rows), len(figure.widths), _LEFT + _INSET, top, _ACROSS - 2 * _INSET, height
+        )
         frame.name = figure.caption[:_LONGEST_PROPERTY]
         frame._element.nvGraphicFramePr.cNvPr.set("descr", figure.caption)  # noqa: SLF001 - for screen readers
         table = frame.table
         table._tbl.tblPr.find(f"{{{_DML}}}tableStyleId").text = _PLAIN_TABLE  # noqa: SLF001 - no interface
         for column, share in zip(table.columns, figure.widths, strict=True):
-            column.width = round(_ACROSS * share)
+            column.width = round((_ACROSS - 2 * _INSET) * share)
         for number, (row, lines) in enumerate(zip(table.rows, figure.heights, strict=True)):
             row.height = round(lines * _LINE_HEIGHT)
             for cell, text in zip(row.cells, figure.rows[number], strict=True):

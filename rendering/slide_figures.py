@@ -8,9 +8,9 @@ from domain.generation import SlideFigure
 from rendering.course_parts import one_line
 from rendering.text_width import cut, width, wrapped
 
-CELL_SHARE: Final = 0.7
+CELL_SHARE: Final = 0.8
 """The size of letters in a table, as a share of that in the body."""
-_TABLE_UNITS: Final = 100.0
+_TABLE_UNITS: Final = 86.0
 """How many letters of middling width stand side by side in the whole table."""
 _PADDING_UNITS: Final = 3.0
 _PADDING_LINES: Final = 0.45

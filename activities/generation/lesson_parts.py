@@ -169,11 +169,11 @@ def content_of(lesson: Lesson) -> LessonContent:
     return lesson.content
 
 
-def slides_wish(wanted: CourseInput, lesson: LessonContent, *, comment: str = "") -> Wish[SlideDeck]:
+def slides_wish(wanted: CourseInput, lesson: LessonContent) -> Wish[SlideDeck]:
     """Slides of this lesson, none of them empty."""
     task = SlidesTask(
         topic=wanted.topic, audience=wanted.audience, language=wanted.language, level=wanted.level,
-        lesson=lesson, comment=comment,
+        lesson=lesson,
     )  # fmt: skip
     return Wish(
         task=task,
@@ -186,12 +186,12 @@ def slides_wish(wanted: CourseInput, lesson: LessonContent, *, comment: str = ""
 
 
 def quiz_wish(
-    wanted: CourseInput, lesson: LessonContent, corpus: Corpus, section_ids: Sequence[str], *, comment: str = ""
+    wanted: CourseInput, lesson: LessonContent, corpus: Corpus, section_ids: Sequence[str]
 ) -> Wish[Quiz]:
     """Questions on this lesson, each with evidence that the lesson really says."""
     task = QuizTask(
         topic=wanted.topic, audience=wanted.audience, language=wanted.language, level=wanted.level,
-        lesson=lesson, questions=QUESTIONS_OF_A_LESSON, sections=_material(corpus, section_ids), comment=comment,
+        lesson=lesson, questions=QUESTIONS_OF_A_LESSON, sections=_material(corpus, section_ids),
     )  # fmt: skip
     return Wish(
         task=task,
@@ -221,7 +221,7 @@ def _material(corpus: Corpus, section_ids: Sequence[str]) -> tuple[Section, ...]
 
 
 def part_digest(key: str, provider: str, model: str, wish: Wish[Any]) -> str:
-    """Everything that a part of a lesson depends on: the lesson's text, the prompt, the model, a person's comment."""
+    """Everything that a part of a lesson depends on: the lesson's text, the prompt, the model, a person's wish."""
     return input_hash(
         key, provider, model, wish.prompt.sha256, wish.max_output_tokens, wish.task.model_dump(mode="json")
     )

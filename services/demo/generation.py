@@ -23,10 +23,13 @@ async def _course(front_end: FrontEnd, title: str, more: Mapping[str, Any]) -> N
     wish = {
         "topic": "Longhaul, the durable job back end", "audience": "developers and operators", "language": "en",
         "level": "beginner", "modules": 3, "lessons_per_module": 3, "sources": sources,
-        "exports": [export.value for export in Export], "speech": {"provider": "offline"}, **more,
+        "exports": [export.value for export in Export], "slides": True, "quiz": True,
+        "speech": {"provider": "offline"}, **more,
     }  # fmt: skip
     job = await front_end.play(title, "generation.course", wish)
     result = await front_end.ask(job["links"]["result"])
+    slides, quiz = result["slides"], result["quiz"]
+    print(f"  slides: {slides['total']}, of which with a table: {slides['figures']}; questions: {quiz['questions']}")
     for artifact in result["artifacts"]:
         await front_end.download(artifact)
     await _tell_of_speech(front_end, result)

@@ -12,8 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.generation import LessonOutline, LessonTask, Message, OutlineTask, Section
-from prompts import course_lesson, course_outline, repair
+from domain.generation import (
+    KeyTerm,
+    LessonBlock,
+    LessonContent,
+    LessonOutline,
+    LessonTask,
+    Message,
+    OutlineTask,
+    QuizTask,
+    Section,
+    SlidesTask,
+)
+from prompts import course_lesson, course_outline, course_quiz, course_slides, repair
 from prompts.prompt import Prompt
 from prompts.registry import PROMPTS
 
@@ -21,6 +32,8 @@ SNAPSHOTS: Final = Path(__file__).parent / "snapshots"
 CHECKSUMS: Final = {
     "course-outline": ("1", "3629cc7d7cb430e32a568c41d5d1a6a02f3c60fbc3263924abd122f3a73aa9c8"),
     "course-lesson": ("1", "451f6abe038978a5c7fc11f8af44861bfbf06ceb389bf5990fa179faf852321c"),
+    "course-slides": ("1", "37c3b1f12f88a51ed26b744f4f259e04175f64f93e2e6bb25da0d743b6867fb4"),
+    "course-quiz": ("1", "ea6735695aff8e6ce7482c9382a4d7aeaeae7c57e52919873b57d2ea8788d576"),
     "repair": ("1", "1891809bd1d23f0e11d7163e5da5ef8b6e90370bc44cc43152ac57ec5b5dde63"),
 }
 """On record for each version: every installation that ran it refuses another text under it."""
@@ -51,6 +64,28 @@ def lesson_task(sections: Sequence[Section] = SECTIONS) -> LessonTask:
     )  # fmt: skip
 
 
+def content(text: str = "The moon pulls, and the sea follows twice a day.") -> LessonContent:
+    """A written lesson that says this in every place."""
+    return LessonContent(
+        title="Why twice", summary=text, key_points=(text,),
+        blocks=(LessonBlock(heading="Bulges", paragraphs=(text,), bullets=(text, "Braces {stay} as they are")),),
+        terms=(KeyTerm(term="Spring tide", definition=text),),
+    )  # fmt: skip
+
+
+def slides_task(lesson: LessonContent) -> SlidesTask:
+    """A wish for slides."""
+    return SlidesTask(topic="Tides", audience="sailors", language="en", level="beginner", lesson=lesson)
+
+
+def quiz_task(lesson: LessonContent) -> QuizTask:
+    """A wish for questions."""
+    return QuizTask(
+        topic="Tides", audience="sailors", language="en", level="beginner", lesson=lesson, questions=5,
+        sections=SECTIONS,
+    )  # fmt: skip
+
+
 def rendered() -> dict[str, tuple[Message, ...]]:
     """Every prompt once."""
     lesson = course_lesson.render(lesson_task())
@@ -58,6 +93,8 @@ def rendered() -> dict[str, tuple[Message, ...]]:
     return {
         "course-outline": course_outline.render(outline_task()),
         "course-lesson": lesson,
+        "course-slides": course_slides.render(slides_task(content())),
+        "course-quiz": course_quiz.render(quiz_task(content())),
         "repair": repair.render(lesson, '{"title": "Why', faults),
     }
 
@@ -128,6 +165,8 @@ class TestSources:
         for messages in (
             course_outline.render(outline_task([section_with(text)])),
             course_lesson.render(lesson_task([section_with(text)])),
+            course_slides.render(slides_task(content(text))),
+            course_quiz.render(quiz_task(content(text))),
         ):
             user = user_text(messages)
             assert user.endswith("</sources>")

@@ -63,8 +63,8 @@ class HeldModel(OfflineLanguageModel):
     """The offline model, asked under the eyes of a test.
 
     ``asked`` counts calls by what is wanted: ``outline``, the title of a lesson, or ``slides of``, ``quiz of`` and
-    that title. While ``open`` is not set, lessons stay in progress. ``answers`` replaces the answer by a text, or by an
-    error, for as long as it is there.
+    that title. While ``open`` is not set, lessons stay in progress. ``answers`` replaces the answer by a text, or by
+    an error, for as long as it is there.
     """
 
     def __init__(self) -> None:

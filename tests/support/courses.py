@@ -18,6 +18,11 @@ from domain.generation import (
     LessonContent,
     Module,
     Provenance,
+    Quiz,
+    QuizQuestion,
+    Slide,
+    SlideDeck,
+    SlideFigure,
 )
 
 GENERATED_AT = datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC)
@@ -58,6 +63,31 @@ def make_content(**changes: Any) -> LessonContent:
         "terms": (KeyTerm(term="Event history", definition="The record from which a workflow is rebuilt."),),
     }
     return LessonContent(**facts | changes)
+
+
+def make_question(**changes: Any) -> QuizQuestion:
+    """A question with three options, of which the second is right."""
+    facts: dict[str, Any] = {
+        "question": "What is still there after a crash?",
+        "options": ("Open connections", "What was written down", "Half-finished calls"),
+        "answer": 1,
+        "explanation": "Only what was written down outlives the process.",
+        "evidence": "What was written down is still there.",
+    }
+    return QuizQuestion(**facts | changes)
+
+
+def make_slide(**changes: Any) -> Slide:
+    """A slide with a table."""
+    facts: dict[str, Any] = {
+        "title": "What a crash takes",
+        "bullets": ("Everything in memory is gone.",),
+        "notes": "Say it twice.\n\nThen show the table.",
+        "figure": SlideFigure(
+            caption="What is lost", header=("Thing", "Fate"), rows=(("Memory", "gone"), ("Disk", "still there"))
+        ),
+    }
+    return Slide(**facts | changes)
 
 
 def make_lesson(**changes: Any) -> Lesson:
@@ -136,6 +166,22 @@ def _with_term(**changes: Any) -> Course:
     return _with_content(terms=(term.model_copy(update=changes),))
 
 
+def _with_quiz(**changes: Any) -> Course:
+    question = make_question().model_copy(update=changes)
+    return _with_lesson(make_lesson(quiz=Quiz(questions=(question,)), quiz_provenance=make_provenance()))
+
+
+def _with_slide(**changes: Any) -> Course:
+    deck = SlideDeck(slides=(make_slide().model_copy(update=changes),))
+    return _with_lesson(make_lesson(slides=deck, slides_provenance=make_provenance()))
+
+
+def _with_figure(**changes: Any) -> Course:
+    figure = make_slide().figure
+    assert figure is not None
+    return _with_slide(figure=figure.model_copy(update=changes))
+
+
 def _with_provenance(**changes: Any) -> Course:
     return _with_lesson(make_lesson(provenance=make_provenance(**changes)))
 
@@ -154,6 +200,8 @@ LINES: dict[str, Callable[[str], Course]] = {
     "content.title": lambda text: _with_content(title=text),
     "block.heading": lambda text: _with_block(heading=text),
     "term.term": lambda text: _with_term(term=text),
+    "quiz.question": lambda text: _with_quiz(question=text),
+    "quiz.options": lambda text: _with_quiz(options=("First", text, "Third")),
 }
 """A course for each place that holds one line, given what to put there."""
 
@@ -166,8 +214,18 @@ PROSE: dict[str, Callable[[str], Course]] = {
     "block.bullets": lambda text: _with_block(bullets=("One", text, "Three")),
     "content.key_points": lambda text: _with_content(key_points=("First", text)),
     "term.definition": lambda text: _with_term(definition=text),
+    "quiz.explanation": lambda text: _with_quiz(explanation=text),
 }
 """A course for each place that holds prose, which may run over several lines."""
+
+SLIDES: dict[str, Callable[[str], Course]] = {
+    "slide.title": lambda text: _with_slide(title=text),
+    "slide.bullets": lambda text: _with_slide(bullets=("First", text)),
+    "slide.notes": lambda text: _with_slide(notes=text),
+    "figure.header": lambda text: _with_figure(header=("Thing", text)),
+    "figure.rows": lambda text: _with_figure(rows=(("Memory", text), ("Disk", "still there"))),
+}
+"""A course for each place of a deck, which the slides show and the JSON holds."""
 
 RAW: dict[str, Callable[[str], Course]] = {
     "draft.raw": lambda text: _with_lesson(make_draft(draft=DraftNote(raw=text))),
