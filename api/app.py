@@ -24,7 +24,19 @@ from api.limits import RateLimiter
 from api.methods import answer_wrong_method
 from api.openapi import describe
 from api.readiness import Readiness
-from api.routes import artifacts, codec, events, federated, health, jobs, publishing, records, schedules, webhooks
+from api.routes import (
+    artifacts,
+    codec,
+    courses,
+    events,
+    federated,
+    health,
+    jobs,
+    publishing,
+    records,
+    schedules,
+    webhooks,
+)
 from api.workers import ServedQueues
 from core.database import Database, check_schema, create_database
 from core.federated_metrics import IngestMetrics
@@ -43,6 +55,7 @@ from repositories.tenants import KEY_CHANNEL
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.commands import CommandSender
+from services.courses import CourseService
 from services.families import create_kinds
 from services.federated.runtime import create_runtime
 from services.federated.services import create_federated
@@ -76,6 +89,7 @@ FAMILIES: Final = (
     records.router,
     federated.router,
     publishing.router,
+    courses.router,
 )
 """Every family's routes, one name each."""
 
@@ -167,6 +181,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         limiter=RateLimiter(settings.rate_limit, storage_url=settings.rate_limit_storage_url),
         jobs=job_service,
         schedules=ScheduleService(database, kinds, clock, keep_keys=_keep_keys(settings)),
+        courses=CourseService(database, store),
         publishing=PublishingService(database, job_service, client, box),
         dialogs=DialogService(database, client),
         webhooks=WebhookService(database, box, exempt_hosts=settings.webhook_exempt_hosts),

@@ -17,6 +17,7 @@ from core.telemetry import Tracing
 from repositories.jobs import JobReader
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
+from services.courses import CourseService
 from services.federated.services import FederatedServices
 from services.jobs import JobService
 from services.publishing.dialogs import DialogService
@@ -46,6 +47,7 @@ class Services:
     store: ArtifactStore
     reader: JobReader
     artifacts: ArtifactService
+    courses: CourseService
     publishing: PublishingService
     dialogs: DialogService
     webhooks: WebhookService

@@ -187,6 +187,18 @@ class CourseRepository:
         )
         return tuple(_node(row) for row in await self._connection.execute(query.order_by(node_revisions.c.id)))
 
+    async def get_same_or_none(self, course_id: UUID, node: NodeMade) -> UUID | None:
+        """The revision that was put together by hand from the same things, where there is one."""
+        query = select(node_revisions.c.id).where(
+            node_revisions.c.course_id == course_id,
+            node_revisions.c.key == node.key,
+            node_revisions.c.input_hash == node.input_hash,
+            node_revisions.c.job_id.is_(None),
+            node_revisions.c.whole_id.is_(None),
+        )
+        found: UUID | None = (await self._connection.execute(query.limit(1))).scalar_one_or_none()
+        return found
+
     async def get_makers(self, course_id: UUID) -> Sequence[UUID]:
         """The jobs that have made something of a course."""
         query = (
