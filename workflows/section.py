@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
         SectionStepInput,
     )
     from activities.generation.steps import GenerationActivities, WriteLessonInput
+    from activities.media.speech import SpeakLessonResult, SpeechActivities
     from domain.course_graph import NodeKind, below, lesson_key
     from domain.generation_plan import EXPORT_STEP, module_step
     from domain.jobs import JobRef, StepPlan
@@ -56,7 +57,9 @@ Maker = Callable[[Place], Awaitable[UUID | None]]
 """Makes a node of a lesson: the artifact behind it, or None where the lesson does without."""
 
 
-def _written_by(write: Callable[[Any, WriteLessonPartInput], Awaitable[WriteLessonPartResult]], what: str) -> Maker:
+def _written_by(
+    write: Callable[[Any, WriteLessonPartInput], Awaitable[WriteLessonPartResult | SpeakLessonResult]], what: str
+) -> Maker:
     async def make(place: Place) -> UUID | None:
         made = await workflow.execute_activity_method(
             write,
@@ -75,6 +78,7 @@ def _written_by(write: Callable[[Any, WriteLessonPartInput], Awaitable[WriteLess
 MAKERS: Final[Mapping[NodeKind, Maker]] = {
     NodeKind.SLIDES: _written_by(LessonPartActivities.write_slides, "slides"),
     NodeKind.QUIZ: _written_by(LessonPartActivities.write_quiz, "quiz"),
+    NodeKind.AUDIO: _written_by(SpeechActivities.speak_lesson, "speech"),
 }
 """Who makes what of a lesson: one line a kind. The order is that of ``domain.course_graph.made_from``."""
 

@@ -3,8 +3,8 @@
 import json
 import sys
 
-from elevenlabs.client import ElevenLabs
-from elevenlabs.core.api_error import ApiError
+from elevenlabs.client import ElevenLabs  # type: ignore[import-not-found] # of another environment
+from elevenlabs.core.api_error import ApiError  # type: ignore[import-not-found]
 
 
 def main() -> None:

@@ -62,6 +62,9 @@ from workflows import diagnostics, generation, publishing, saving
 SOURCE: Final = Path(__file__).parent.parent / "data" / "tides.txt"
 
 
+_NOT_FIRST: Final = ("slides of ", "quiz of ", "revision of ")
+
+
 class HeldModel(OfflineLanguageModel):
     """The offline model, asked under the eyes of a test.
 
@@ -82,7 +85,7 @@ class HeldModel(OfflineLanguageModel):
     @property
     def lessons(self) -> list[str]:
         """The lessons asked for, in order."""
-        return [name for name in self.asked if name != "outline" and not name.startswith(("slides of ", "quiz of "))]
+        return [name for name in self.asked if name != "outline" and not name.startswith(_NOT_FIRST)]
 
     async def complete(self, *, request: CompletionRequest) -> Completion:
         """Remember, wait, answer."""

@@ -1,5 +1,7 @@
 """Courses that are spoken: real activities, database and Temporal; ElevenLabs is the stand-in, over a socket."""
 
+import hashlib
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +17,7 @@ from temporalio.client import Client
 from core.database import Database
 from core.http import HttpTimeouts, create_http_client
 from core.store import ArtifactStore
-from domain.artifacts import store_key
+from domain.artifacts import ArtifactRole, store_key
 from domain.audio import MP3, WAV, read_audio
 from domain.course_graph import NodeKind
 from domain.jobs import JobAction, JobRef
@@ -83,6 +85,19 @@ async def recordings(database: Database, store: ArtifactStore, job: JobRef) -> d
     return {row.name: await store.get(store_key(job.tenant_id, row.sha256)) for row in rows}
 
 
+async def exported(database: Database, store: ArtifactStore, job: JobRef) -> dict[str, Any]:
+    """The course as its JSON export tells it."""
+    query = select(artifacts.c.sha256).where(
+        artifacts.c.job_id == job.job_id,
+        artifacts.c.role == ArtifactRole.EXPORT,
+        artifacts.c.media_type == "application/json",
+    )
+    async with database.tenant(job.tenant_id) as connection:
+        sha256 = (await connection.execute(query)).scalar_one()
+    document: dict[str, Any] = json.loads(await store.get(store_key(job.tenant_id, sha256)))
+    return document
+
+
 async def audio_nodes(database: Database, job: JobRef) -> list[Any]:
     """The recordings as the graph of the course has them."""
     async with database.tenant(job.tenant_id) as connection:
@@ -108,6 +123,12 @@ class TestSpoken:
         assert sum(node.calls for node in nodes) == len(takes)
         cost = sum((PRICE.cost_of(len(take.text)) for take in standin.studio.takes), Decimal(0))
         assert sum(node.cost_usd for node in nodes) == row.cost_usd == cost
+        export = await exported(database, store, job)
+        published = [lesson["audio"] for module in export["modules"] for lesson in module["lessons"]]
+        assert [audio["sha256"] for audio in published] == [hashlib.sha256(body).hexdigest() for body in made.values()]
+        assert sum(Decimal(audio["cost_usd"]) for audio in published) == cost
+        assert row.result["audio"]["lessons"] == 2
+        assert Decimal(row.result["cost_usd"]) == Decimal(export["totals"]["cost_usd"]) == cost
         events = await event_rows(database, job)
         spoken = [event for event in events if event.type == "lesson.spoken"]
         assert sorted(event.data["lesson"] for event in spoken) == ["1.1", "2.1"]
@@ -216,3 +237,40 @@ class TestDrafts:
         await courses.until_status(job, "succeeded", within=WITHIN)
         assert standin.requests == []
         assert (await job_row(database, job)).progress == 1.0
+
+
+class TestMadeAgain:
+    """``generation.section`` over a course that is spoken."""
+
+    async def test_another_lesson_is_spoken_again(
+        self, courses: Courses, database: Database, store: ArtifactStore, standin: StandInElevenLabs
+    ) -> None:
+        """Only that one, and the course's next version has the new recording."""
+        course = await courses.start(modules=1, lessons=2, speech={"provider": "elevenlabs"})
+        await courses.until_status(course, "succeeded", within=WITHIN)
+        before = {node.key: node for node in await audio_nodes(database, course)}
+        paid = len(standin.studio.takes)
+        wish = {"course_id": str(course.job_id), "node": "lesson-1.1/audio"}
+        section = await courses.start_kind("generation.section", wish)
+        await courses.until_status(section, "succeeded", within=WITHIN)
+        after = {node.key: node for node in await audio_nodes(database, course)}
+        assert after["lesson-1.2/audio"].revision_id == before["lesson-1.2/audio"].revision_id
+        assert after["lesson-1.1/audio"].content_sha256 != before["lesson-1.1/audio"].content_sha256
+        assert after["lesson-1.1/audio"].input_hash == before["lesson-1.1/audio"].input_hash
+        assert len(standin.studio.takes) == paid + before["lesson-1.1/audio"].calls
+
+    async def test_a_lesson_that_says_the_same_is_not_paid_again(
+        self, courses: Courses, database: Database, standin: StandInElevenLabs
+    ) -> None:
+        """The text is made anew and comes out word for word: the recording stands."""
+        course = await courses.start(modules=1, lessons=1, speech={"provider": "elevenlabs"})
+        await courses.until_status(course, "succeeded", within=WITHIN)
+        before = await audio_nodes(database, course)
+        paid = len(standin.studio.takes)
+        wish = {"course_id": str(course.job_id), "node": "lesson-1.1"}
+        section = await courses.start_kind("generation.section", wish)
+        await courses.until_status(section, "succeeded", within=WITHIN)
+        assert [node.revision_id for node in await audio_nodes(database, course)] == [
+            node.revision_id for node in before
+        ]
+        assert len(standin.studio.takes) == paid
