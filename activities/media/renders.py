@@ -302,7 +302,7 @@ class RenderDesk:
         if sight is None or sight.status is not RenderStatus.COMPLETED or sight.url is None:
             return Kept.AGAIN
         renderer = self._renderers[row.provider]
-        incoming = _Incoming(renderer.fetch(sight.url), most=self._max_bytes)
+        incoming = Incoming(self._fetch(renderer, sight.url), most=self._max_bytes)
         try:
             sha256, size = await self._store.put_stream(
                 film.job.tenant_id, incoming.chunks(), max_bytes=self._max_bytes
@@ -321,6 +321,9 @@ class RenderDesk:
         )
         await self._leases.release(self._lease(film, row))
         return Kept.DONE
+
+    def _fetch(self, renderer: VideoRenderer, url: str) -> AsyncIterator[bytes]:
+        return renderer.fetch(url)
 
     async def finish(self, film: Film, body: "Body", *, row: AnyRow | None = None) -> None:
         """Name the video, settle, make it a node of the course, remember it and say so, all in one transaction."""
@@ -461,7 +464,7 @@ class RenderDesk:
         return row
 
 
-class _Incoming:
+class Incoming:
     """The bytes of a video on their way in; ``fault`` is what ended them early."""
 
     def __init__(self, source: AsyncIterator[bytes], *, most: int) -> None:

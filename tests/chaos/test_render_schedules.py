@@ -44,17 +44,20 @@ from gateways.unruly import Reset, UnrulyService
 from repositories.rows import AnyRow
 from services.media import Hook, MediaService
 from tests.support.publishing import new_http
-from tests.support.renders import SECRET, Studio, film_of
+from tests.support.renders import QUICK, SECRET, Studio, film_of
 
 _log = structlog.get_logger(__name__)
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1_500)]
 
-SCHEDULES: Final = int(os.environ.get("LONGHAUL_CHAOS_RENDERS", "550"))
+SCHEDULES: Final = int(os.environ.get("LONGHAUL_CHAOS_RENDERS", "520"))
 SEED: Final = int(os.environ.get("LONGHAUL_CHAOS_SEED", "20261121"))
-AT_ONCE: Final = 8
+AT_ONCE: Final = 7
 PLACES: Final = 6
-LONGEST_WAIT: Final = 0.15
+LONGEST_WAIT: Final = 0.2
+UNHURRIED: Final = QUICK.model_copy(
+    update={"poll_first": timedelta(milliseconds=60), "ask_for_place": timedelta(milliseconds=120)}
+)
 
 KILLS: Final = (
     "before_ledger", "before_wire", "during_wire", "after_wire", "before_acknowledgement",
@@ -110,14 +113,10 @@ class MortalDesk(RenderDesk):
         await super().finish(film, body, row=row)
         self._die("after_finish")
 
-    async def keep(self, film: Film) -> Kept:
-        if self.kill == "during_download":
-            call = asyncio.create_task(super().keep(film))
-            await asyncio.sleep(0.006)
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
-            raise Killed
-        return await super().keep(film)
+    async def _fetch(self, renderer: VideoRenderer, url: str) -> AsyncIterator[bytes]:
+        async for chunk in super()._fetch(renderer, url):
+            yield chunk
+            self._die("during_download")
 
 
 @dataclass
@@ -144,7 +143,7 @@ class MortalWorld:
 
     async def plan(self) -> Planned:
         planned = await self.studio.desk.plan(self.film, self.wish, workflow_id=self.name)
-        return planned.model_copy(update={"deadline": timedelta(seconds=2)})
+        return planned.model_copy(update={"deadline": timedelta(seconds=1.5)})
 
     async def make(self) -> RenderEnd:
         raise AssertionError
@@ -326,7 +325,8 @@ async def world(
         ) as standin,
         new_http() as http,
     ):
-        yield Studio(database, store, tenant_id, standin, http, at_once=PLACES), bells, receiver
+        studio = Studio(database, store, tenant_id, standin, http, policy=UNHURRIED, at_once=PLACES)
+        yield studio, bells, receiver
         await standin.until_posted()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -47,8 +48,10 @@ class MadeUpWorld:
         looks: Sequence[RenderStatus | None] = (RenderStatus.COMPLETED,), keeps: Sequence[Kept] = (Kept.DONE,),
         hears: Sequence[Heard] = (Heard.NOTHING,), places: Sequence[bool] = (True,), way: Way = Way.RENDER,
     ) -> None:  # fmt: skip
-        self.scripts = {"submit": list(submits), "look": list(looks), "keep": list(keeps), "hear": list(hears),
-                        "place": list(places)}  # fmt: skip
+        self.scripts: dict[str, list[Any]] = {
+            "submit": list(submits), "look": list(looks), "keep": list(keeps), "hear": list(hears),
+            "place": list(places),
+        }  # fmt: skip
         self.way = way
         self.log: list[str] = []
         self.waited: list[timedelta] = []
