@@ -16,6 +16,7 @@ import uvloop
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
+from activities.approvals import ApprovalActivities
 from activities.federated.steps import FederatedActivities
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
@@ -120,6 +121,7 @@ class Families:
     """The activities of every family, one name each."""
 
     jobs: JobActivities
+    approvals: ApprovalActivities
     schedules: ScheduleActivities
     generation: GenerationActivities
     saving: SavingActivities
@@ -146,7 +148,15 @@ def queues(families: Families) -> list[Queue]:
         Queue(
             generation.TASK_QUEUE,
             [CourseGenerationWorkflow, CourseModuleWorkflow],
-            [*every_job, course.prepare_sources, course.write_outline, course.write_lesson, course.export_course],
+            [
+                *every_job,
+                course.prepare_sources,
+                course.write_outline,
+                course.write_lesson,
+                course.export_course,
+                families.approvals.ask_approval,
+                families.approvals.look_at_approval,
+            ],
         ),
         Queue(
             saving.TASK_QUEUE,
@@ -219,6 +229,7 @@ class WorkerProcess:
             post, poller = await self._publishing(database, client, jobs=jobs, box=box, tracing=tracing, stack=stack)
             families = Families(
                 jobs=JobActivities(database, self._metrics),
+                approvals=ApprovalActivities(database),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
                 generation=await stack.enter_async_context(self._generation(database, tracing)),
                 saving=create_saving(settings, database, self._metrics, worker_id=self._id),

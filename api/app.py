@@ -24,7 +24,19 @@ from api.limits import RateLimiter
 from api.methods import answer_wrong_method
 from api.openapi import describe
 from api.readiness import Readiness
-from api.routes import artifacts, codec, events, federated, health, jobs, publishing, records, schedules, webhooks
+from api.routes import (
+    approvals,
+    artifacts,
+    codec,
+    events,
+    federated,
+    health,
+    jobs,
+    publishing,
+    records,
+    schedules,
+    webhooks,
+)
 from api.workers import ServedQueues
 from core.database import Database, check_schema, create_database
 from core.federated_metrics import IngestMetrics
@@ -40,6 +52,7 @@ from core.version import VERSION
 from repositories.jobs import CHANNEL as JOB_CHANNEL
 from repositories.jobs import JobReader
 from repositories.tenants import KEY_CHANNEL
+from services.approvals import ApprovalService
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.commands import CommandSender
@@ -71,6 +84,7 @@ FAMILIES: Final = (
     jobs.router,
     events.router,
     artifacts.router,
+    approvals.router,
     schedules.router,
     webhooks.router,
     records.router,
@@ -184,6 +198,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
             settings.federated_predict_rate_limit, storage_url=settings.rate_limit_storage_url
         ),
         store=store,
+        approvals=ApprovalService(database, store),
         artifacts=ArtifactService(database, store, max_bytes=settings.max_artifact_bytes),
         hub=hub,
         served=served,
@@ -314,7 +329,8 @@ def _cors(origins: list[str]) -> dict[str, Any]:
         "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         "allow_headers": [
             "Authorization", "Content-Encoding", "Content-Type", "Content-Disposition", "Idempotency-Key",
-            "If-None-Match", "If-Range", "Last-Event-ID", "Range", "X-Request-ID", "X-Namespace", "traceparent",
+            "If-Match", "If-None-Match", "If-Range", "Last-Event-ID", "Range", "X-Request-ID", "X-Namespace",
+            "traceparent",
         ],
         "expose_headers": [
             "Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed", "Location", "RateLimit",

@@ -15,6 +15,7 @@ from core.settings import Settings
 from core.store import ArtifactStore
 from core.telemetry import Tracing
 from repositories.jobs import JobReader
+from services.approvals import ApprovalService
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.federated.services import FederatedServices
@@ -46,6 +47,7 @@ class Services:
     store: ArtifactStore
     reader: JobReader
     artifacts: ArtifactService
+    approvals: ApprovalService
     publishing: PublishingService
     dialogs: DialogService
     webhooks: WebhookService

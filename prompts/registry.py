@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from prompts import course_lesson, course_outline, repair
+from prompts import course_lesson, course_outline, course_outline_revision, repair
 
-PROMPTS: Final = (course_outline.PROMPT, course_lesson.PROMPT, repair.PROMPT)
+PROMPTS: Final = (course_outline.PROMPT, course_outline_revision.PROMPT, course_lesson.PROMPT, repair.PROMPT)

@@ -10,13 +10,15 @@ from uuid import UUID
 from temporalio import activity
 
 from activities.generation.documents import DocumentStore
-from activities.generation.wishes import course_result, lesson_of, lesson_wish, outline_wish, render_all
+from activities.generation.wishes import Rejected, course_result, lesson_of, lesson_wish, outline_wish, render_all
 from activities.generation.writer import StructuredWriter, Written
 from activities.heartbeat import heartbeating
 from activities.steps import StepKeeper, input_hash
+from domain.approvals import Subject, outline_sha256
 from domain.artifacts import Artifact, ArtifactRole
 from domain.errors import ContentError
 from domain.generation import (
+    ApprovalWish,
     ArtifactSource,
     ContentStatus,
     Corpus,
@@ -36,12 +38,14 @@ from domain.generation_plan import (
     SPOILED_PREFIX,
     lesson_part,
     module_step,
+    outline_part,
 )
 from domain.jobs import JobRef
 from domain.model import Frozen
-from prompts import course_lesson, course_outline
+from prompts import course_lesson, course_outline, course_outline_revision
 from rendering.exports import RenderedFile
 from rendering.sources import SourceText, build_corpus, decode_source
+from repositories.approvals import ApprovalRepository
 from repositories.jobs import JobRepository
 from repositories.steps import FinishedPart, StepResultRepository
 
@@ -62,18 +66,24 @@ class CourseStepInput(Frozen):
 
 
 class WriteOutlineInput(Frozen):
-    """The outline is made from this corpus."""
+    """The outline is made from this corpus; from ``round`` two on because a person did not agree to those before."""
 
     job: JobRef
     corpus_id: UUID
+    round: int = 1
 
 
 class WriteOutlineResult(Frozen):
-    """Where the outline is, how many lessons each module has, and how many lessons to write at once."""
+    """Where the outline is, how many lessons each module has, and how many lessons to write at once.
+
+    ``approval`` says what a person is to agree to, where that was asked for, and ``content_sha256`` to which outline.
+    """
 
     outline_id: UUID
     lessons: tuple[int, ...]
     fan_out: int
+    approval: ApprovalWish | None = None
+    content_sha256: str = ""
 
 
 class WriteLessonInput(Frozen):
@@ -168,20 +178,24 @@ class GenerationActivities:
         job = step.job
         async with self._keeper.attempt(job, OUTLINE_STEP), heartbeating():
             wanted = await self._documents.read_input(job)
-            digest = input_hash(OUTLINE_STEP, str(step.corpus_id), course_outline.PROMPT.sha256)
-            kept = await self._keeper.recall(job, OUTLINE_STEP, digest)
+            rejected = await self._rejected(job, step.round)
+            digest = input_hash(OUTLINE_STEP, str(step.corpus_id), *_what_an_outline_depends_on(rejected))
+            part = _Part(OUTLINE_STEP, outline_part(step.round), digest)
+            kept = await self._keeper.recall(job, part.name, digest)
             if kept is None:
                 corpus = await self._documents.read(job, step.corpus_id, Corpus)
                 model, model_name = self._model(wanted)
-                wish = outline_wish(wanted, corpus, spoiled=await self._count_spoiled(job))
-                written = await self._writer.write(job, OUTLINE_STEP, model, model_name, wish)
-                kept = {"artifact_id": str(await self._keep_outline(job, digest, written))}
+                wish = outline_wish(wanted, corpus, spoiled=await self._count_spoiled(job), rejected=rejected)
+                written = await self._writer.write(job, part.name, model, model_name, wish)
+                kept = {"artifact_id": str(await self._keep_outline(job, part, written))}
             outline_id = UUID(kept["artifact_id"])
             outline = (await self._documents.read(job, outline_id, KeptOutline)).outline
             return WriteOutlineResult(
                 outline_id=outline_id,
                 lessons=tuple(len(module.lessons) for module in outline.modules),
                 fan_out=self._lessons_at_once,
+                approval=wanted.approval,
+                content_sha256=outline_sha256(outline),
             )
 
     @activity.defn(name="write_lesson")
@@ -263,15 +277,24 @@ class GenerationActivities:
         written = await self._writer.write(job, lesson_part(step.module, step.lesson), model, model_name, wish)
         return lesson_of(step.lesson, planned, written)
 
-    async def _keep_outline(self, job: JobRef, digest: str, written: Written[CourseOutline]) -> UUID:
+    async def _rejected(self, job: JobRef, number: int) -> Rejected | None:
+        """What people said about the outlines of the rounds before; None where this is the first."""
+        if number == 1:
+            return None
+        async with self._keeper.effect(job) as connection:
+            rounds = await ApprovalRepository(connection).get_rejected(job.job_id, Subject.OUTLINE, before=number)
+        latest = await self._documents.read(job, rounds[-1].artifact_id, KeptOutline)
+        return Rejected(outline=latest.outline, comments=tuple(row.comment or "" for row in rounds))
+
+    async def _keep_outline(self, job: JobRef, part: _Part, written: Written[CourseOutline]) -> UUID:
         if written.content is None:
             await self._keep_bad_outline(job, written)
             code, detail = _WHY_UNUSABLE[written.status]
             raise ContentError(detail, code=code)
         outline = KeptOutline(outline=written.content, provenance=written.provenance)
         data = {"title": written.content.title, "modules": [module.title for module in written.content.modules]}
-        made = _Made("outline.json", outline, ArtifactRole.PARTIAL, "outline.written", data)
-        return await self._finish(job, _Part(OUTLINE_STEP, OUTLINE_STEP, digest), made)
+        made = _Made(f"{part.name}.json", outline, ArtifactRole.PARTIAL, "outline.written", data)
+        return await self._finish(job, part, made)
 
     async def _keep_bad_outline(self, job: JobRef, written: Written[CourseOutline]) -> None:
         assert written.draft is not None
@@ -345,6 +368,13 @@ class GenerationActivities:
         ]
         found = iter(await asyncio.gather(*(read(*place) for place in lessons)))
         return [tuple(itertools.islice(found, len(module.lessons))) for module in outline.modules]
+
+
+def _what_an_outline_depends_on(rejected: Rejected | None) -> tuple[Any, ...]:
+    if rejected is None:
+        return (course_outline.PROMPT.sha256,)
+    before = [outline_sha256(rejected.outline), *rejected.comments]
+    return course_outline.PROMPT.sha256, course_outline_revision.PROMPT.sha256, before
 
 
 def lesson_digest(step: WriteLessonInput, module: int, lesson: int) -> str:
