@@ -20,6 +20,8 @@ from activities.approvals import ApprovalActivities
 from activities.federated.steps import FederatedActivities
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.lesson_parts import LessonPartActivities
+from activities.generation.models import Models
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
@@ -124,6 +126,7 @@ class Families:
     approvals: ApprovalActivities
     schedules: ScheduleActivities
     generation: GenerationActivities
+    lesson_parts: LessonPartActivities
     saving: SavingActivities
     federated: FederatedActivities
     publishing: Publishing
@@ -153,6 +156,8 @@ def queues(families: Families) -> list[Queue]:
                 course.prepare_sources,
                 course.write_outline,
                 course.write_lesson,
+                families.lesson_parts.write_slides,
+                families.lesson_parts.write_quiz,
                 course.export_course,
                 families.approvals.ask_approval,
                 families.approvals.look_at_approval,
@@ -227,11 +232,13 @@ class WorkerProcess:
             jobs = self._jobs(database, kinds, sender)
             box = create_secret_box(settings.sealing_keys.get_secret_value())
             post, poller = await self._publishing(database, client, jobs=jobs, box=box, tracing=tracing, stack=stack)
+            courses, lesson_parts = await stack.enter_async_context(self._generation(database, tracing))
             families = Families(
                 jobs=JobActivities(database, self._metrics),
                 approvals=ApprovalActivities(database),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
-                generation=await stack.enter_async_context(self._generation(database, tracing)),
+                generation=courses,
+                lesson_parts=lesson_parts,
                 saving=create_saving(settings, database, self._metrics, worker_id=self._id),
                 federated=self._federated(database),
                 publishing=post,
@@ -293,7 +300,9 @@ class WorkerProcess:
         return None
 
     @asynccontextmanager
-    async def _generation(self, database: Database, tracing: Tracing) -> AsyncIterator[GenerationActivities]:
+    async def _generation(
+        self, database: Database, tracing: Tracing
+    ) -> AsyncIterator[tuple[GenerationActivities, LessonPartActivities]]:
         settings = self._settings
         keeper = StepKeeper(database)
         slots = CallSlots(settings.generation_fan_out)
@@ -321,16 +330,16 @@ class WorkerProcess:
                         can_look_up=settings.openai_can_look_up,
                     )
                 )
-            yield GenerationActivities(
-                keeper,
-                DocumentStore(database, create_artifact_store(settings.store_url)),
-                StructuredWriter(
-                    database,
-                    PaidCalls(database, keeper, self._metrics, slots),
-                    cache_for=timedelta(hours=settings.response_cache_hours),
-                ),
-                models,
-                lessons_at_once=slots.parts_at_once,
+            documents = DocumentStore(database, create_artifact_store(settings.store_url))
+            writer = StructuredWriter(
+                database,
+                PaidCalls(database, keeper, self._metrics, slots),
+                cache_for=timedelta(hours=settings.response_cache_hours),
+            )
+            known = Models(models)
+            yield (
+                GenerationActivities(keeper, documents, writer, known, lessons_at_once=slots.parts_at_once),
+                LessonPartActivities(keeper, documents, writer, known),
             )
 
     def _federated(self, database: Database) -> FederatedActivities:

@@ -19,6 +19,7 @@ from domain.errors import Superseded
 from domain.jobs import JobRef
 from domain.model import Frozen
 from repositories.approvals import ApprovalRepository, approval_wait
+from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository, keep_pause
 from repositories.rows import AnyRow
 from repositories.tables import jobs
@@ -76,7 +77,7 @@ class ApprovalActivities:
                 rounds = ApprovalRepository(connection)
                 digest = ask.content_sha256 or await _digest_of_result(connection, ask.job)
                 found = await rounds.get_round(ask.job.job_id, ask.subject, ask.round)
-                if ask.subject is Subject.COURSE:
+                if ask.subject is Subject.COURSE and digest is not None:
                     # Of an earlier attempt, too: the same bytes need no second agreement.
                     found = await rounds.get_approved(ask.job.job_id, ask.subject, digest) or found
                 if found is None:
@@ -126,9 +127,9 @@ class ApprovalActivities:
         return _standing(row)
 
 
-def _must_ask_again(ask: AskApprovalInput, found: AnyRow, digest: str) -> bool:
-    later = found.attempt < ask.job.attempt
-    other = ask.subject is Subject.COURSE and found.content_sha256 != digest
+def _must_ask_again(ask: AskApprovalInput, found: AnyRow, digest: str | None) -> bool:
+    later: bool = found.attempt < ask.job.attempt
+    other: bool = ask.subject is Subject.COURSE and found.content_sha256 != digest
     match ApprovalState(found.state):
         case ApprovalState.WAITING:
             return later or other
@@ -145,7 +146,7 @@ def _who(ask: AskApprovalInput) -> dict[str, Any]:
     return {"tenant_id": job.tenant_id, "job_id": job.job_id, "subject": ask.subject, "round": ask.round}
 
 
-def _content(ask: AskApprovalInput, digest: str) -> dict[str, Any]:
+def _content(ask: AskApprovalInput, digest: str | None) -> dict[str, Any]:
     return {"content_sha256": digest, "artifact_id": ask.artifact_id}
 
 
@@ -170,8 +171,11 @@ def _standing(row: AnyRow) -> Approval:
     )
 
 
-async def _digest_of_result(connection: AsyncConnection, job: JobRef) -> str:
+async def _digest_of_result(connection: AsyncConnection, job: JobRef) -> str | None:
+    """The digest of the files that were put together last; None where the course has a newer version than they."""
     result = (await JobRepository(connection).get_result(job.job_id)).result
+    if result["version"] < (await CourseRepository(connection).get(job.job_id)).latest_version:
+        return None
     return files_sha256({file["name"]: file["sha256"] for file in result["artifacts"]})
 
 

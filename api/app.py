@@ -198,7 +198,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
             settings.federated_predict_rate_limit, storage_url=settings.rate_limit_storage_url
         ),
         store=store,
-        approvals=ApprovalService(database, store),
+        approvals=ApprovalService(database, store, sender),
         artifacts=ArtifactService(database, store, max_bytes=settings.max_artifact_bytes),
         hub=hub,
         served=served,

@@ -83,6 +83,48 @@ def reading_order(key: str) -> tuple[int, int, int, int]:
     return (module + 1, lesson + 1, _PLACE_IN_LESSON.index(what), int(number or 0))
 
 
+def kind_of(key: str) -> NodeKind:
+    """The kind of node that a key names."""
+    return NodeKind((key.partition("/")[2] or key).partition("-")[0])
+
+
+def whole_of(key: str) -> str:
+    """The node that holds the content of this one: the deck of a slide, the lesson of a block, the node itself."""
+    match kind_of(key):
+        case NodeKind.BLOCK:
+            return key.partition("/")[0]
+        case NodeKind.SLIDE:
+            return below(key.partition("/")[0], "slides")
+        case NodeKind.MODULE:
+            return "outline"
+        case _:
+            return key
+
+
+def number_of(key: str) -> int:
+    """The place of a module, a block or a slide among its like, counted from zero."""
+    return int(key.rpartition("-")[2]) - 1
+
+
+def belongs_to(key: str, node: str) -> bool:
+    """Whether ``key`` is ``node`` or stands below it: lessons below their module, everything below its lesson."""
+    if key == node or key.startswith(f"{node}/"):
+        return True
+    return kind_of(node) is NodeKind.MODULE and key.startswith(f"lesson-{number_of(node) + 1}.")
+
+
+_MADE_FROM: Final = {
+    NodeKind.SLIDES: (NodeKind.VIDEO,),
+    NodeKind.AUDIO: (NodeKind.VIDEO,),
+    NodeKind.LESSON: (NodeKind.SLIDES, NodeKind.QUIZ, NodeKind.AUDIO, NodeKind.VIDEO),
+}
+
+
+def made_from(kind: NodeKind) -> tuple[NodeKind, ...]:
+    """What is made, in this order, from a node of this kind, directly or not, within its lesson."""
+    return _MADE_FROM.get(kind, ())
+
+
 def lesson_key(module: int, lesson: int) -> str:
     """The key of a lesson; places are counted from zero, keys from one."""
     return f"lesson-{module + 1}.{lesson + 1}"

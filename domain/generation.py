@@ -297,7 +297,50 @@ class LessonTask(Frozen):
     sections: tuple[Section, ...]
 
 
-Task = OutlineTask | LessonTask
+class SlidesTask(Frozen):
+    """The wish for the slides of a written lesson, as data. ``comment`` is what a person wants of them."""
+
+    kind: Literal["slides"] = "slides"
+    topic: str
+    audience: str
+    language: str
+    level: str
+    lesson: LessonContent
+    comment: str = ""
+
+
+class QuizTask(Frozen):
+    """The wish for questions on a written lesson, as data. ``questions`` is the most that is wanted.
+
+    Sections are the material of the course that wrong options may be taken from, those of the lesson first.
+    """
+
+    kind: Literal["quiz"] = "quiz"
+    topic: str
+    audience: str
+    language: str
+    level: str
+    lesson: LessonContent
+    questions: int
+    sections: tuple[Section, ...]
+    comment: str = ""
+
+
+class RevisionTask(Frozen):
+    """The wish for something that is there already, made anew.
+
+    ``before`` is how it stands, ``comment`` what a person wants of it. ``part`` is the place, counted from zero, of
+    the one block or slide that is to change and that alone is wanted; None: all of it.
+    """
+
+    kind: Literal["revision"] = "revision"
+    of: Annotated[LessonTask | SlidesTask | QuizTask, Discriminator("kind")]
+    before: dict[str, Any] | None
+    comment: str | None
+    part: int | None = None
+
+
+Task = OutlineTask | LessonTask | SlidesTask | QuizTask | RevisionTask
 
 
 class Message(Frozen):
@@ -461,6 +504,12 @@ class Lesson(Frozen):
     quiz_provenance: Provenance | None = None
     audio: MediaRef | None = None
     video: MediaRef | None = None
+
+    @property
+    def origins(self) -> tuple[Provenance, ...]:
+        """Where the text comes from, then its slides and its quiz where they were asked for."""
+        everything = (self.provenance, self.slides_provenance, self.quiz_provenance)
+        return tuple(origin for origin in everything if origin is not None)
 
 
 class Module(Frozen):

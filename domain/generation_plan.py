@@ -1,5 +1,8 @@
 """How a course job is cut into steps and parts. Pure arithmetic, shared by workflows and activities."""
 
+from enum import StrEnum
+
+from domain.generation import CourseInput
 from domain.jobs import StepPlan
 
 SOURCES_STEP = "sources"
@@ -11,6 +14,23 @@ SPOILED_PREFIX = "spoiled-outline-"
 LESSON_TOKENS = 4_000
 OUTLINE_TOKENS_PER_LESSON = 160
 OUTLINE_TOKENS_BASE = 1_000
+
+
+SLIDES_TOKENS = 4_000
+QUIZ_TOKENS = 3_000
+
+
+class LessonPart(StrEnum):
+    """What is made of a written lesson, by the name of its node below the lesson."""
+
+    SLIDES = "slides"
+    QUIZ = "quiz"
+
+
+def lesson_parts(wanted: CourseInput) -> tuple[LessonPart, ...]:
+    """What is to be made of every lesson, in order. A lesson counts as done once the last of it is."""
+    asked = {LessonPart.SLIDES: wanted.slides, LessonPart.QUIZ: wanted.quiz}
+    return tuple(part for part in LessonPart if asked[part])
 
 
 def first_steps() -> tuple[StepPlan, ...]:

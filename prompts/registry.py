@@ -2,6 +2,13 @@
 
 from typing import Final
 
-from prompts import course_lesson, course_outline, course_outline_revision, repair
+from prompts import course_lesson, course_outline, course_quiz, course_slides, repair, revision
 
-PROMPTS: Final = (course_outline.PROMPT, course_outline_revision.PROMPT, course_lesson.PROMPT, repair.PROMPT)
+PROMPTS: Final = (
+    course_outline.PROMPT,
+    course_lesson.PROMPT,
+    course_slides.PROMPT,
+    course_quiz.PROMPT,
+    repair.PROMPT,
+    revision.PROMPT,
+)

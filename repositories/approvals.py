@@ -69,17 +69,21 @@ class ApprovalRepository:
 
     async def add(self, values: dict[str, Any]) -> AnyRow:
         """Ask something new."""
-        return (await self._connection.execute(insert(approvals).values(values).returning(approvals))).one()
+        row: AnyRow = (await self._connection.execute(insert(approvals).values(values).returning(approvals))).one()
+        return row
 
     async def change(self, row: AnyRow, **values: Any) -> AnyRow:
         """Change a round whose row is locked; the row as it is then."""
         statement = update(approvals).where(
             approvals.c.job_id == row.job_id, approvals.c.subject == row.subject, approvals.c.round == row.round
         )
-        return (await self._connection.execute(statement.values(**values).returning(approvals))).one()
+        changed: AnyRow = (await self._connection.execute(statement.values(**values).returning(approvals))).one()
+        return changed
 
     async def _one(self, query: Select[Any], *, lock: bool) -> AnyRow | None:
-        return (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
+        statement = query.with_for_update() if lock else query
+        found: AnyRow | None = (await self._connection.execute(statement)).one_or_none()
+        return found
 
 
 def approval_wait(row: AnyRow) -> WaitingOn:

@@ -81,9 +81,7 @@ _add_revisions: Final = text(
     WHERE node.key = 'outline'
        OR (SELECT job_id FROM node_revisions WHERE id = node.revision_id) IS NOT DISTINCT FROM :course_id
     """  # noqa: S608 - a constant of this module
-).bindparams(
-    bindparam("nodes", type_=JSONB), bindparam("course_id", type_=Uuid), bindparam("job_id", type_=Uuid)
-)
+).bindparams(bindparam("nodes", type_=JSONB), bindparam("course_id", type_=Uuid), bindparam("job_id", type_=Uuid))
 
 _add_by_hand: Final = text(
     f"""
@@ -92,9 +90,7 @@ _add_by_hand: Final = text(
     SELECT {_VALUES}, course.tenant_id, course.id, CAST(:job_id AS uuid) FROM given, courses course
     WHERE course.id = :course_id
     """  # noqa: S608 - a constant of this module
-).bindparams(
-    bindparam("nodes", type_=JSONB), bindparam("course_id", type_=Uuid), bindparam("job_id", type_=Uuid)
-)
+).bindparams(bindparam("nodes", type_=JSONB), bindparam("course_id", type_=Uuid), bindparam("job_id", type_=Uuid))
 
 
 def course_statement(job: JobRef, course_id: UUID, *, title: str, corpus_id: UUID) -> Statement:
@@ -255,9 +251,7 @@ class CourseRepository:
         )
         await self.point(tenant_id, course_id, revisions)
 
-    async def snapshot(
-        self, course_id: UUID, job: JobRef | None, *, reason: Reason, note: str | None = None
-    ) -> int:
+    async def snapshot(self, course_id: UUID, job: JobRef | None, *, reason: Reason, note: str | None = None) -> int:
         """Freeze the working tree as the next version, and tell its number.
 
         A job makes at most one version of a course; asked again, it gets the number of that one. Raises NotFound.
@@ -284,9 +278,7 @@ class CourseRepository:
         }
         await self._connection.execute(insert(course_versions).values(version))
         await self._connection.execute(
-            update(courses)
-            .where(courses.c.id == course_id)
-            .values(latest_version=number, updated_at=func.now())
+            update(courses).where(courses.c.id == course_id).values(latest_version=number, updated_at=func.now())
         )
         return number
 

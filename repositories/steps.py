@@ -58,12 +58,13 @@ _keep_part: Final = text(
         SELECT :artifact_id, tenant_id, job_id, :name, :media_type, :bytes, :sha256, :role FROM kept
     ), step AS (
         UPDATE job_steps
-        SET done = least(done + 1, total), started_at = coalesce(started_at, now()),
+        SET done = least(done + :more, total), started_at = coalesce(started_at, now()),
             -- What troubles another part of the step is not over because this part is done.
-            status = CASE WHEN done + 1 >= total THEN 'succeeded' WHEN status = 'failed' THEN status ELSE 'running' END,
-            finished_at = CASE WHEN done + 1 >= total THEN now() END,
-            last_error = CASE WHEN done + 1 < total THEN last_error END,
-            next_retry_at = CASE WHEN done + 1 < total THEN next_retry_at END
+            status = CASE WHEN done + :more >= total THEN 'succeeded' WHEN status = 'failed' THEN status
+                          ELSE 'running' END,
+            finished_at = CASE WHEN done + :more >= total THEN now() END,
+            last_error = CASE WHEN done + :more < total THEN last_error END,
+            next_retry_at = CASE WHEN done + :more < total THEN next_retry_at END
         FROM kept WHERE job_steps.job_id = kept.job_id AND job_steps.name = :step
     )
     SELECT 1 AS current FROM target
@@ -75,6 +76,7 @@ _keep_part: Final = text(
     bindparam("result", type_=JSONB),
     bindparam("artifact_id", type_=Uuid),
     bindparam("bytes", type_=BigInteger),
+    bindparam("more", type_=Integer),
 )
 
 # A statement of its own: what it sums up has to be written already.
@@ -109,7 +111,10 @@ _tell_part: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class FinishedPart:
-    """A part of a step that made one artifact: what it stands for, what to remember, and the event that tells."""
+    """A part of a step that made one artifact: what it stands for, what to remember, and the event that tells.
+
+    Not every part ``advances`` its step: several may be one unit of its progress, which the last of them completes.
+    """
 
     step: str
     part: str
@@ -118,6 +123,7 @@ class FinishedPart:
     event: str
     data: Mapping[str, Any]
     artifact: Artifact
+    advances: bool = True
 
 
 class StepWriter:
@@ -145,11 +151,10 @@ class StepWriter:
             "bytes": made.bytes,
             "sha256": made.sha256,
             "role": made.role,
+            "more": int(part.advances),
         }
         telling = values | {"event": part.event, "data": {"step": part.step, **part.data}}
-        current, *_, told = await self._database.run(
-            job.tenant_id, (_keep_part, keeping), *more, (_tell_part, telling)
-        )
+        current, *_, told = await self._database.run(job.tenant_id, (_keep_part, keeping), *more, (_tell_part, telling))
         if not current:
             raise Superseded("the job is finished, or a newer attempt has taken over")
         return bool(told)

@@ -1,7 +1,7 @@
 """A course, from its sources to its exports; one child workflow a module keeps every history short."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
@@ -11,17 +11,19 @@ from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
+    from activities.generation.lesson_parts import LessonPartActivities, WriteLessonPartInput, WriteLessonPartResult
     from activities.generation.steps import (
         CourseStepInput,
         ExportCourseInput,
         GenerationActivities,
         WriteLessonInput,
+        WriteLessonResult,
         WriteOutlineInput,
         WriteOutlineResult,
     )
     from domain.approvals import MOST_ROUNDS, ApprovalState, Subject
-    from domain.generation import ApprovalWish
-    from domain.generation_plan import first_steps, module_steps, outline_part
+    from domain.generation import ApprovalWish, ContentStatus
+    from domain.generation_plan import LessonPart, first_steps, module_steps, outline_part
     from domain.jobs import JobRef
     from domain.model import Frozen
     from workflows.approvals import ApprovedWorkflow
@@ -54,7 +56,10 @@ def module_workflow_id(job: JobRef, module: int) -> str:
 
 
 class CourseModuleInput(Frozen):
-    """One module of a course: ``lessons`` lessons, at first at most ``slots`` of them at once."""
+    """One module of a course: ``lessons`` lessons, at first at most ``slots`` of them at once.
+
+    ``parts`` is made of every lesson that is ready, in this order.
+    """
 
     job: JobRef
     corpus_id: UUID
@@ -62,6 +67,7 @@ class CourseModuleInput(Frozen):
     module: int
     lessons: int
     slots: int
+    parts: tuple[LessonPart, ...] = ()
 
 
 class FreedSlots(Frozen):
@@ -151,7 +157,7 @@ class CourseGenerationWorkflow(ApprovedWorkflow):
             if found.state is ApprovalState.REJECTED:
                 raise ApplicationError("the finished course was rejected", type="E.GENERATION.NOT_APPROVED")
             # A part of it was edited: people are shown, and asked about, what that makes of the whole.
-            await self._export(corpus_id, outline)
+            await self._export(corpus_id, outline, again=True)
 
     async def _write_modules(self, corpus_id: UUID, outline: WriteOutlineResult) -> None:
         """Start modules as slots become free. After a failure start no more, but let paid work finish."""
@@ -166,7 +172,7 @@ class CourseGenerationWorkflow(ApprovedWorkflow):
                 slots = self._take_slots(module, lessons)
                 part = CourseModuleInput(
                     job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id,
-                    module=module, lessons=lessons, slots=slots,
+                    module=module, lessons=lessons, slots=slots, parts=outline.parts,
                 )  # fmt: skip
                 running.append(asyncio.create_task(self._write_module(part)))
             await asyncio.gather(*running)
@@ -266,12 +272,12 @@ class CourseGenerationWorkflow(ApprovedWorkflow):
         for handle in list(self._modules.values()):
             await _tell(handle, CourseModuleWorkflow.on_set_paused, paused, version)
 
-    async def _export(self, corpus_id: UUID, outline: WriteOutlineResult) -> None:
+    async def _export(self, corpus_id: UUID, outline: WriteOutlineResult, *, again: bool = False) -> None:
         await self.gate()
         with workflow.create_event_group("export", label="Export").scope():
             await workflow.execute_activity_method(
                 GenerationActivities.export_course,
-                ExportCourseInput(job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id),
+                ExportCourseInput(job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id, again=again),
                 summary="export",
                 **COMPUTE,
             )
@@ -283,6 +289,13 @@ async def _tell(handle: ModuleHandle, signal: Callable[..., Any], *args: Any) ->
         await handle.signal(signal, args=args)
     except FailureError:
         workflow.logger.info("module.closed_before_signal", extra={"child": handle.id})
+
+
+_MAKERS: Final[dict[LessonPart, Callable[[Any, WriteLessonPartInput], Awaitable[WriteLessonPartResult]]]] = {
+    LessonPart.SLIDES: LessonPartActivities.write_slides,
+    LessonPart.QUIZ: LessonPartActivities.write_quiz,
+}
+"""The activity that makes each part of a lesson."""
 
 
 @workflow.defn(name=MODULE_WORKFLOW)
@@ -351,13 +364,33 @@ class CourseModuleWorkflow:
         part = self._part
         name = f"{part.module + 1}.{lesson + 1}"
         with workflow.create_event_group(f"lesson-{name}", label=f"Lesson {name}").scope():
-            await workflow.execute_activity_method(
+            written = await workflow.execute_activity_method(
                 GenerationActivities.write_lesson,
                 WriteLessonInput(
                     job=part.job, corpus_id=part.corpus_id, outline_id=part.outline_id,
-                    module=part.module, lesson=lesson,
+                    module=part.module, lesson=lesson, is_last=not part.parts,
                 ),
                 summary=f"lesson {name}",
+                **MODEL_CALL,
+            )  # fmt: skip
+            # Nothing can be made of a lesson that did not come out right.
+            if written.status is ContentStatus.READY:
+                await self._make_parts(lesson, written)
+
+    async def _make_parts(self, lesson: int, written: WriteLessonResult) -> None:
+        """What comes after the text, one after the other; the lesson counts as done with the last."""
+        part = self._part
+        for kind in part.parts:
+            await self._gate(unless=lambda: self._stopped)
+            if self._stopped:
+                return
+            await workflow.execute_activity_method(
+                _MAKERS[kind],
+                WriteLessonPartInput(
+                    job=part.job, corpus_id=part.corpus_id, lesson_id=written.lesson_id,
+                    module=part.module, lesson=lesson, is_last=kind == part.parts[-1],
+                ),
+                summary=f"{kind} {part.module + 1}.{lesson + 1}",
                 **MODEL_CALL,
             )  # fmt: skip
 

@@ -13,6 +13,7 @@ from domain.artifacts import Artifact, ArtifactRole
 from domain.generation import CourseInput
 from domain.jobs import JobRef
 from domain.model import Frozen
+from domain.sections import EXPORT_KIND, SECTION_KIND, Revision, SectionInput, VersionExportInput, revision_of
 from repositories.artifacts import ArtifactRepository
 from repositories.jobs import JobRepository
 
@@ -20,6 +21,11 @@ DocumentT = TypeVar("DocumentT", bound=Frozen)
 
 _CACHED_DOCUMENTS: Final = 256
 _JSON: Final = "application/json"
+_WISHES: Final[dict[str, type[SectionInput | VersionExportInput]]] = {
+    SECTION_KIND: SectionInput,
+    EXPORT_KIND: VersionExportInput,
+}
+"""What jobs on a course that is there already ask for, by their kind."""
 
 
 class DocumentStore:
@@ -31,14 +37,52 @@ class DocumentStore:
         self._cache: OrderedDict[tuple[UUID, UUID], Any] = OrderedDict()
 
     async def read_input(self, job: JobRef) -> CourseInput:
-        """The validated input of the job."""
-        key = (job.tenant_id, job.job_id)
-        if key not in self._cache:
-            async with self._database.tenant(job.tenant_id) as connection:
-                raw = await JobRepository(connection).get_input(job.job_id)
-            self._remember(key, CourseInput.model_validate(raw))
-        wanted: CourseInput = self._cache[key]
+        """What is wanted of the course that the job works on: its own input, or that of the course with its changes."""
+        wish = await self._read_wish(job)
+        if wish is None:
+            return await self._read_course(job.tenant_id, job.job_id)
+        return wish.over(await self._read_course(job.tenant_id, wish.course_id))
+
+    async def course_of(self, job: JobRef) -> UUID:
+        """The course that the job works on; the job of a course has the course's own id."""
+        wish = await self._read_wish(job)
+        return job.job_id if wish is None else wish.course_id
+
+    async def revision_of(self, job: JobRef, key: str) -> Revision | None:
+        """How this job wants the whole node ``key`` to be made anew; None where it is to follow from what it is of."""
+        wish = await self._read_wish(job)
+        return revision_of(wish, key) if isinstance(wish, SectionInput) else None
+
+    async def read_section(self, job: JobRef) -> SectionInput:
+        """The input of a ``generation.section`` job."""
+        wish = await self._read_wish(job)
+        assert isinstance(wish, SectionInput)
+        return wish
+
+    async def read_export(self, job: JobRef) -> VersionExportInput:
+        """The input of a ``generation.export`` job."""
+        wish = await self._read_wish(job)
+        assert isinstance(wish, VersionExportInput)
+        return wish
+
+    async def _read_course(self, tenant_id: UUID, course_id: UUID) -> CourseInput:
+        wanted: CourseInput = await self._read_job(tenant_id, course_id, CourseInput)
         return wanted
+
+    async def _read_wish(self, job: JobRef) -> SectionInput | VersionExportInput | None:
+        kind = _WISHES.get(job.kind)
+        if kind is None:
+            return None
+        wish: SectionInput | VersionExportInput = await self._read_job(job.tenant_id, job.job_id, kind)
+        return wish
+
+    async def _read_job(self, tenant_id: UUID, job_id: UUID, kind: type[Frozen]) -> Any:
+        key = (tenant_id, job_id)
+        if key not in self._cache:
+            async with self._database.tenant(tenant_id) as connection:
+                raw = await JobRepository(connection).get_input(job_id)
+            self._remember(key, kind.model_validate(raw))
+        return self._cache[key]
 
     async def read(self, job: JobRef, artifact_id: UUID, kind: type[DocumentT]) -> DocumentT:
         """The document behind an artifact. Raises NotFound."""

@@ -1,34 +1,34 @@
 """The steps of a course job: sources, outline, lessons, export."""
 
 import asyncio
-import itertools
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from temporalio import activity
 
+from activities.generation.assembly import CourseAssembler, KeptOutline
 from activities.generation.documents import DocumentStore
+from activities.generation.models import Models
+from activities.generation.revisions import put_back, revised
 from activities.generation.wishes import Rejected, course_result, lesson_of, lesson_wish, outline_wish, render_all
-from activities.generation.writer import StructuredWriter, Written
+from activities.generation.writer import StructuredWriter, Wish, Written
 from activities.heartbeat import heartbeating
 from activities.steps import StepKeeper, input_hash
+from core.database import Statement
 from domain.approvals import Subject, outline_sha256
 from domain.artifacts import Artifact, ArtifactRole
+from domain.course_graph import NodeMade, TreeNode, lesson_key, place_of
+from domain.course_nodes import lesson_nodes, outline_nodes
 from domain.errors import ContentError
 from domain.generation import (
     ApprovalWish,
     ArtifactSource,
     ContentStatus,
     Corpus,
-    Course,
-    CourseInput,
     CourseOutline,
-    LanguageModel,
     Lesson,
-    Module,
-    Provenance,
 )
 from domain.generation_plan import (
     EXPORT_STEP,
@@ -36,18 +36,23 @@ from domain.generation_plan import (
     OUTLINE_STEP,
     SOURCES_STEP,
     SPOILED_PREFIX,
+    LessonPart,
     lesson_part,
+    lesson_parts,
     module_step,
     outline_part,
 )
 from domain.jobs import JobRef
 from domain.model import Frozen
-from prompts import course_lesson, course_outline, course_outline_revision
+from prompts import course_lesson, course_outline, revision
 from rendering.exports import RenderedFile
 from rendering.sources import SourceText, build_corpus, decode_source
 from repositories.approvals import ApprovalRepository
+from repositories.courses import CourseRepository, course_statement, revisions_statement
 from repositories.jobs import JobRepository
 from repositories.steps import FinishedPart, StepResultRepository
+
+PartT = TypeVar("PartT", bound=Frozen)
 
 _READS_AT_ONCE: Final = 16
 
@@ -56,6 +61,14 @@ _WHY_UNUSABLE: Final = {
     ContentStatus.REFUSED: ("E.GENERATION.REFUSED", "the model refused to design the course"),
     ContentStatus.FILTERED: ("E.GENERATION.FILTERED", "the provider's content filter stopped the outline"),
     ContentStatus.TRUNCATED: ("E.GENERATION.TRUNCATED", "the outline was cut off at the token limit"),
+}
+
+
+_WHY_NO_LESSON: Final = {
+    ContentStatus.DRAFT: ("E.GENERATION.INVALID", "the lesson does not fit its schema, also after one repair"),
+    ContentStatus.REFUSED: ("E.GENERATION.REFUSED", "the model refused to write the lesson"),
+    ContentStatus.FILTERED: ("E.GENERATION.FILTERED", "the provider's content filter stopped the lesson"),
+    ContentStatus.TRUNCATED: ("E.GENERATION.TRUNCATED", "the lesson was cut off at the token limit"),
 }
 
 
@@ -76,24 +89,32 @@ class WriteOutlineInput(Frozen):
 class WriteOutlineResult(Frozen):
     """Where the outline is, how many lessons each module has, and how many lessons to write at once.
 
-    ``approval`` says what a person is to agree to, where that was asked for, and ``content_sha256`` to which outline.
+    ``parts`` is what to make of every lesson once it is written, in order. ``approval`` says what a person is to agree
+    to, where that was asked for, and ``content_sha256`` to which outline.
     """
 
     outline_id: UUID
     lessons: tuple[int, ...]
     fan_out: int
+    parts: tuple[LessonPart, ...] = ()
     approval: ApprovalWish | None = None
     content_sha256: str = ""
 
 
 class WriteLessonInput(Frozen):
-    """One lesson, by its place in the outline; counted from zero."""
+    """One lesson, by its place in the outline; counted from zero.
+
+    ``is_last`` says that nothing more is made of the lesson: with this it counts as done. ``before_id`` is the lesson
+    as it stands, where a job makes it anew.
+    """
 
     job: JobRef
     corpus_id: UUID
     outline_id: UUID
     module: int
     lesson: int
+    is_last: bool = True
+    before_id: UUID | None = None
 
 
 class WriteLessonResult(Frozen):
@@ -104,18 +125,12 @@ class WriteLessonResult(Frozen):
 
 
 class ExportCourseInput(Frozen):
-    """Everything the course is put together from."""
+    """Everything the course is put together from; ``again`` where it was exported before and was edited since."""
 
     job: JobRef
     corpus_id: UUID
     outline_id: UUID
-
-
-class KeptOutline(Frozen):
-    """An outline as it is stored between steps."""
-
-    outline: CourseOutline
-    provenance: Provenance
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +140,7 @@ class _Part:
     step: str
     name: str
     digest: str
+    advances: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +162,16 @@ class GenerationActivities:
         keeper: StepKeeper,
         documents: DocumentStore,
         writer: StructuredWriter,
-        models: Iterable[LanguageModel],
+        models: Models,
         *,
         lessons_at_once: int,
     ) -> None:
         self._keeper = keeper
         self._documents = documents
         self._writer = writer
-        self._models = {model.name: model for model in models}
+        self._models = models
         self._lessons_at_once = lessons_at_once
+        self._assembler = CourseAssembler(documents)
 
     @activity.defn(name="prepare_sources")
     async def prepare_sources(self, step: CourseStepInput) -> UUID:
@@ -184,16 +201,17 @@ class GenerationActivities:
             kept = await self._keeper.recall(job, part.name, digest)
             if kept is None:
                 corpus = await self._documents.read(job, step.corpus_id, Corpus)
-                model, model_name = self._model(wanted)
+                model, model_name = self._models.chosen(wanted)
                 wish = outline_wish(wanted, corpus, spoiled=await self._count_spoiled(job), rejected=rejected)
                 written = await self._writer.write(job, part.name, model, model_name, wish)
-                kept = {"artifact_id": str(await self._keep_outline(job, part, written))}
+                kept = {"artifact_id": str(await self._keep_outline(job, part, step.corpus_id, written))}
             outline_id = UUID(kept["artifact_id"])
             outline = (await self._documents.read(job, outline_id, KeptOutline)).outline
             return WriteOutlineResult(
                 outline_id=outline_id,
                 lessons=tuple(len(module.lessons) for module in outline.modules),
                 fan_out=self._lessons_at_once,
+                parts=lesson_parts(wanted),
                 approval=wanted.approval,
                 content_sha256=outline_sha256(outline),
             )
@@ -207,11 +225,21 @@ class GenerationActivities:
             kept = await self._keeper.recall(job, part, digest)
             if kept is not None:
                 return WriteLessonResult(lesson_id=kept["artifact_id"], status=kept["status"])
-            lesson = await self._make_lesson(step)
+            lesson, made_of = await self._make_lesson(step)
+            if step.before_id is not None and lesson.content is None:
+                await self._keep_bad_lesson(job, part, lesson)
+                raise ContentError(_WHY_NO_LESSON[lesson.status][1], code=_WHY_NO_LESSON[lesson.status][0])
             name = f"lessons/{step.module + 1:02}-{step.lesson + 1:02}.json"
             data = {"lesson": f"{step.module + 1}.{step.lesson + 1}", "title": lesson.title, "content": lesson.status}
             made = _Made(name, lesson, ArtifactRole.PARTIAL, "lesson.written", data)
-            lesson_id = await self._finish(job, _Part(module_step(step.module), part, digest), made)
+
+            def nodes(artifact_id: UUID) -> list[NodeMade]:
+                return lesson_nodes(step.module, lesson, input_hash=made_of, artifact_id=artifact_id)
+
+            # Nothing is made of a lesson that is not ready, so that it is done with this.
+            done = step.is_last or lesson.status is not ContentStatus.READY
+            place = _Part(module_step(step.module), part, digest, done)
+            lesson_id = await self._finish(job, place, made, nodes=nodes)
             return WriteLessonResult(lesson_id=lesson_id, status=lesson.status)
 
     @activity.defn(name="export_course")
@@ -222,23 +250,36 @@ class GenerationActivities:
         """
         job = step.job
         async with self._keeper.attempt(job, EXPORT_STEP), heartbeating():
-            digest = input_hash(EXPORT_STEP, str(step.outline_id))
-            kept = await self._keeper.recall(job, EXPORT_STEP, digest)
+            number = await self._latest_version(job) if step.again else None
+            part = EXPORT_STEP if number is None else f"{EXPORT_STEP}-{number}"
+            digest = input_hash(part, str(step.outline_id))
+            kept = await self._keeper.recall(job, part, digest)
             if kept is not None:
+                # The end of an attempt that failed has taken the result away.
+                async with self._keeper.effect(job) as connection:
+                    await JobRepository(connection).set_result(job.job_id, kept)
                 return
             wanted = await self._documents.read_input(job)
-            course = await self._assemble(step, wanted)
+            version = await self._freeze(step) if number is None else await self._version(job, number)
+            course = await self._assembler.assemble(job, corpus_id=step.corpus_id, tree=version.tree)
             files = await asyncio.to_thread(render_all, course, wanted)
             artifacts = await asyncio.gather(*(self._store_file(job, file) for file in files))
-            result = course_result(course, artifacts)
+            result = {
+                "course_id": str(job.job_id), "version": version.number, **course_result(course, artifacts)
+            }  # fmt: skip
             async with self._keeper.effect(job) as connection:
-                earlier = await StepResultRepository(connection).get_or_none(job, EXPORT_STEP, digest)
+                earlier = await StepResultRepository(connection).get_or_none(job, part, digest)
                 if earlier is not None:
                     return
                 for artifact in artifacts:
                     await self._documents.add(connection, artifact)
+                for export, artifact in zip(dict.fromkeys(wanted.exports), artifacts, strict=True):
+                    await CourseRepository(connection).add_export(
+                        job.tenant_id, job.job_id, version.number,
+                        export=export, profile=wanted.profile, artifact_id=artifact.id,
+                    )  # fmt: skip
                 await self._keeper.finish_part(
-                    connection, job, step=EXPORT_STEP, part=EXPORT_STEP, digest=digest, result=result,
+                    connection, job, step=EXPORT_STEP, part=part, digest=digest, result=result,
                     event="course.exported", data={"files": [file.name for file in files]},
                 )  # fmt: skip
                 await JobRepository(connection).set_result(job.job_id, result)
@@ -253,29 +294,29 @@ class GenerationActivities:
             )
         return SourceText(name=source.name, media_type=None, text=source.text)
 
-    # --- models -------------------------------------------------------------------------------------
+    # --- lessons ------------------------------------------------------------------------------------
 
-    def _model(self, wanted: CourseInput) -> tuple[LanguageModel, str]:
-        model = self._models.get(wanted.provider)
-        if model is None:
-            raise ContentError(
-                f"this worker has no credentials for the provider {wanted.provider}", code="E.OPENAI.NOT_CONFIGURED"
-            )
-        name = wanted.model or model.default_model
-        model.price(name)  # raises PriceUnknown before anything is spent
-        return model, name
-
-    async def _make_lesson(self, step: WriteLessonInput) -> Lesson:
-        job = step.job
+    async def _make_lesson(self, step: WriteLessonInput) -> tuple[Lesson, str]:
+        """A lesson, and the digest of everything that it was made from."""
+        job, part = step.job, lesson_part(step.module, step.lesson)
         wanted = await self._documents.read_input(job)
         corpus = await self._documents.read(job, step.corpus_id, Corpus)
         outline = (await self._documents.read(job, step.outline_id, KeptOutline)).outline
         planned = outline.modules[step.module].lessons[step.lesson]
-        model, model_name = self._model(wanted)
-        wish = lesson_wish(wanted, corpus, outline, module=step.module, lesson=step.lesson)
+        model, model_name = self._models.chosen(wanted)
+        wish: Wish[Any] = lesson_wish(wanted, corpus, outline, module=step.module, lesson=step.lesson)
+        anew = await self._documents.revision_of(job, lesson_key(step.module, step.lesson))
+        before = None
+        if anew is not None and step.before_id is not None:
+            before = (await self._documents.read(job, step.before_id, Lesson)).content
+            spoiled = await self._count_spoiled(job, spoiled_lessons(part))
+            wish = revised(wish, anew, before, spoiled=spoiled)
         # The part, not the module's step, makes the call's op: each lesson is an effect of its own.
-        written = await self._writer.write(job, lesson_part(step.module, step.lesson), model, model_name, wish)
-        return lesson_of(step.lesson, planned, written)
+        written = await self._writer.write(job, part, model, model_name, wish)
+        if anew is not None:
+            written = put_back(written, anew, before)
+        made_of = input_hash(part, model.name, model_name, wish.prompt.sha256, wish.task.model_dump(mode="json"))
+        return lesson_of(step.lesson, planned, written), made_of
 
     async def _rejected(self, job: JobRef, number: int) -> Rejected | None:
         """What people said about the outlines of the rounds before; None where this is the first."""
@@ -286,7 +327,15 @@ class GenerationActivities:
         latest = await self._documents.read(job, rounds[-1].artifact_id, KeptOutline)
         return Rejected(outline=latest.outline, comments=tuple(row.comment or "" for row in rounds))
 
-    async def _keep_outline(self, job: JobRef, part: _Part, written: Written[CourseOutline]) -> UUID:
+    async def _keep_bad_lesson(self, job: JobRef, part: str, lesson: Lesson) -> None:
+        """A lesson that was to be made anew and is no good stands in nobody's way; what came back is kept."""
+        artifact = await self._documents.store(job, "lesson-draft.json", lesson, ArtifactRole.PARTIAL)
+        async with self._keeper.effect(job) as connection:
+            await self._documents.add(connection, artifact)
+            spoiled = f"{spoiled_lessons(part)}{job.attempt}"
+            await StepResultRepository(connection).add(job, spoiled, "", {"artifact_id": str(artifact.id)})
+
+    async def _keep_outline(self, job: JobRef, part: _Part, corpus_id: UUID, written: Written[CourseOutline]) -> UUID:
         if written.content is None:
             await self._keep_bad_outline(job, written)
             code, detail = _WHY_UNUSABLE[written.status]
@@ -294,7 +343,12 @@ class GenerationActivities:
         outline = KeptOutline(outline=written.content, provenance=written.provenance)
         data = {"title": written.content.title, "modules": [module.title for module in written.content.modules]}
         made = _Made(f"{part.name}.json", outline, ArtifactRole.PARTIAL, "outline.written", data)
-        return await self._finish(job, part, made)
+        opening = course_statement(job, job.job_id, title=written.content.title, corpus_id=corpus_id)
+
+        def nodes(artifact_id: UUID) -> list[NodeMade]:
+            return outline_nodes(outline.outline, outline.provenance, input_hash=part.digest, artifact_id=artifact_id)
+
+        return await self._finish(job, part, made, opening, nodes=nodes)
 
     async def _keep_bad_outline(self, job: JobRef, written: Written[CourseOutline]) -> None:
         assert written.draft is not None
@@ -304,22 +358,35 @@ class GenerationActivities:
             part = f"{SPOILED_PREFIX}{job.attempt}"
             await StepResultRepository(connection).add(job, part, "", {"artifact_id": str(artifact.id)})
 
-    async def _count_spoiled(self, job: JobRef) -> int:
+    async def _count_spoiled(self, job: JobRef, prefix: str = SPOILED_PREFIX) -> int:
         async with self._keeper.effect(job) as connection:
-            return len(await StepResultRepository(connection).get_by_prefix(job, SPOILED_PREFIX))
+            return len(await StepResultRepository(connection).get_by_prefix(job, prefix))
 
     # --- results ------------------------------------------------------------------------------------
 
-    async def _finish(self, job: JobRef, part: _Part, made: _Made) -> UUID:
-        """Store a document, and in one transaction name it, remember it and say so; the id that stands."""
+    async def _finish(
+        self,
+        job: JobRef,
+        part: _Part,
+        made: _Made,
+        *more: Statement,
+        nodes: Callable[[UUID], list[NodeMade]] | None = None,
+    ) -> UUID:
+        """Store a document, and in one transaction name it, remember it and say so; the id that stands.
+
+        ``nodes`` tells what it is in the graph of the course.
+        """
         artifact = await self._documents.store(job, made.name, made.body, made.role)
         result = {"artifact_id": str(artifact.id), "status": made.data.get("content", ContentStatus.READY)}
         shown = {"artifact_id": str(artifact.id)} if made.role is ArtifactRole.PARTIAL else {}
         finished = FinishedPart(
             step=part.step, part=part.name, digest=part.digest, result=result,
-            event=made.event, data={**made.data, **shown}, artifact=artifact,
+            event=made.event, data={**made.data, **shown}, artifact=artifact, advances=part.advances,
         )  # fmt: skip
-        if await self._keeper.finish_artifact(job, finished):
+        if nodes is not None:
+            course_id = await self._documents.course_of(job)
+            more = (*more, revisions_statement(job, course_id, nodes(artifact.id)))
+        if await self._keeper.finish_artifact(job, finished, *more):
             return artifact.id
         earlier = await self._keeper.recall(job, part.name, part.digest)
         assert earlier is not None
@@ -328,56 +395,67 @@ class GenerationActivities:
     async def _store_file(self, job: JobRef, file: RenderedFile) -> Artifact:
         return await self._documents.store_bytes(job, file.name, file.media_type, file.body, ArtifactRole.EXPORT)
 
-    async def _assemble(self, step: ExportCourseInput, wanted: CourseInput) -> Course:
+    async def _freeze(self, step: ExportCourseInput) -> "_Version":
+        """Version 1 of the course: its tree as it stands now, with whatever section jobs have changed meanwhile."""
         job = step.job
-        kept = await self._documents.read(job, step.outline_id, KeptOutline)
-        corpus = await self._documents.read(job, step.corpus_id, Corpus)
-        lessons = await self._read_lessons(step, kept.outline)
-        modules = tuple(
-            Module(index=index, title=module.title, summary=module.summary, lessons=lessons[index])
-            for index, module in enumerate(kept.outline.modules)
-        )
-        origins = [kept.provenance, *(lesson.provenance for module in lessons for lesson in module)]
-        return Course(
-            id=job.job_id,
-            title=kept.outline.title,
-            description=kept.outline.description,
-            topic=wanted.topic,
-            audience=wanted.audience,
-            language=wanted.language,
-            level=wanted.level,
-            modules=modules,
-            sources=tuple(dict.fromkeys(section.source for section in corpus.sections)),
-            outline_provenance=kept.provenance,
-            # And not now: another attempt at the export makes the same bytes.
-            generated_at=max(origin.generated_at for origin in origins),
-        )
+        await self._complete_tree(step)
+        async with self._keeper.effect(job) as connection:
+            courses = CourseRepository(connection)
+            number = await courses.snapshot(job.job_id, job, reason="made")
+            return _Version(number, await courses.get_version_tree(job.job_id, number))
 
-    async def _read_lessons(self, step: ExportCourseInput, outline: CourseOutline) -> list[tuple[Lesson, ...]]:
-        async with self._keeper.effect(step.job) as connection:
-            kept = await StepResultRepository(connection).get_by_prefix(step.job, LESSON_PREFIX)
-        gate = asyncio.Semaphore(_READS_AT_ONCE)
+    async def _latest_version(self, job: JobRef) -> int:
+        async with self._keeper.effect(job) as connection:
+            number: int = (await CourseRepository(connection).get(job.job_id)).latest_version
+            return number
 
-        async def read(module: int, lesson: int) -> Lesson:
-            async with gate:
-                found = kept[lesson_part(module, lesson)]
-                return await self._documents.read(step.job, UUID(found["artifact_id"]), Lesson)
+    async def _version(self, job: JobRef, number: int) -> "_Version":
+        async with self._keeper.effect(job) as connection:
+            return _Version(number, await CourseRepository(connection).get_version_tree(job.job_id, number))
 
-        lessons = [
-            (index, lesson) for index, module in enumerate(outline.modules) for lesson in range(len(module.lessons))
-        ]
-        found = iter(await asyncio.gather(*(read(*place) for place in lessons)))
-        return [tuple(itertools.islice(found, len(module.lessons))) for module in outline.modules]
+    async def _complete_tree(self, step: ExportCourseInput) -> None:
+        """Nodes for what was made by a release that knew of no graph, of courses that were in progress then."""
+        job = step.job
+        async with self._keeper.effect(job) as connection:
+            known = {node.key for node in await CourseRepository(connection).get_tree(job.job_id)}
+            kept = await StepResultRepository(connection).get_by_prefix(job, LESSON_PREFIX)
+        lessons = {key: UUID(result["artifact_id"]) for key, result in kept.items() if "/" not in key}
+        if "outline" in known and known >= set(lessons):
+            return
+        outline = await self._documents.read(job, step.outline_id, KeptOutline)
+        nodes = [outline_nodes(outline.outline, outline.provenance, input_hash="", artifact_id=step.outline_id)]
+        for key in sorted(set(lessons) - known):
+            lesson = await self._documents.read(job, lessons[key], Lesson)
+            nodes.append(lesson_nodes(place_of(key)[0], lesson, input_hash="", artifact_id=lessons[key]))
+        async with self._keeper.effect(job) as connection:
+            courses = CourseRepository(connection)
+            await courses.open(job, job.job_id, title=outline.outline.title, corpus_id=step.corpus_id)
+            for made in nodes:
+                await connection.execute(*revisions_statement(job, job.job_id, made))
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A version of the course, and its nodes."""
+
+    number: int
+    tree: tuple[TreeNode, ...]
 
 
 def _what_an_outline_depends_on(rejected: Rejected | None) -> tuple[Any, ...]:
     if rejected is None:
         return (course_outline.PROMPT.sha256,)
     before = [outline_sha256(rejected.outline), *rejected.comments]
-    return course_outline.PROMPT.sha256, course_outline_revision.PROMPT.sha256, before
+    return course_outline.PROMPT.sha256, revision.PROMPT.sha256, before
 
 
 def lesson_digest(step: WriteLessonInput, module: int, lesson: int) -> str:
     """Everything a lesson depends on, apart from its job: the plan, the material and the prompt."""
     place = lesson_part(module, lesson)
-    return input_hash(place, str(step.outline_id), str(step.corpus_id), course_lesson.PROMPT.sha256)
+    first = input_hash(place, str(step.outline_id), str(step.corpus_id), course_lesson.PROMPT.sha256)
+    return first if step.before_id is None else input_hash(first, str(step.before_id), revision.PROMPT.sha256)
+
+
+def spoiled_lessons(part: str) -> str:
+    """The prefix under which a job remembers what came of a lesson and was no good."""
+    return f"spoiled-{part}-"

@@ -17,11 +17,12 @@ from domain.generation import (
     LessonContent,
     LessonOutline,
     LessonTask,
+    Message,
     OutlineTask,
     Section,
 )
 from domain.generation_plan import LESSON_TOKENS, outline_tokens
-from prompts import course_lesson, course_outline, course_outline_revision
+from prompts import course_lesson, course_outline, revision
 from rendering.exports import RenderedFile, render
 
 _MOST_SECTIONS_WITHOUT_PLAN: Final = 12
@@ -39,7 +40,6 @@ def outline_wish(
     wanted: CourseInput, corpus: Corpus, *, spoiled: int = 0, rejected: Rejected | None = None
 ) -> Wish[CourseOutline]:
     """The structure of the course, in exactly the size asked for, over sections that exist."""
-    asked = course_outline if rejected is None else course_outline_revision
     task = OutlineTask(
         topic=wanted.topic,
         audience=wanted.audience,
@@ -51,15 +51,23 @@ def outline_wish(
         comments=() if rejected is None else rejected.comments,
         previous=None if rejected is None else rejected.outline,
     )
+    asked = course_outline.render(task)
     return Wish(
         task=task,
-        prompt=asked.PROMPT,
-        messages=asked.render(task),
+        prompt=course_outline.PROMPT if rejected is None else revision.PROMPT,
+        messages=asked if rejected is None else _anew(asked, rejected),
         answer=CourseOutline,
         max_output_tokens=outline_tokens(wanted.modules * wanted.lessons_per_module),
         rule=lambda outline: outline_faults(outline, wanted, section_ids(corpus)),
         spoiled=spoiled,
+        # Nobody asks again in order to get the same.
+        fresh=rejected is not None,
     )
+
+
+def _anew(asked: Sequence[Message], rejected: Rejected) -> tuple[Message, ...]:
+    said = "\n".join(comment for comment in rejected.comments if comment)
+    return revision.render(asked, before=rejected.outline.model_dump_json(), comment=said or None, part=None)
 
 
 def section_ids(corpus: Corpus) -> set[str]:
@@ -138,12 +146,14 @@ def course_result(course: Course, artifacts: Sequence[Artifact]) -> dict[str, An
     """The result of the job: what was made, how much of it is good, and where it lies."""
     lessons = [lesson for module in course.modules for lesson in module.lessons]
     by_status = {status.value: sum(lesson.status is status for lesson in lessons) for status in ContentStatus}
-    cost = sum((lesson.provenance.cost_usd for lesson in lessons), course.outline_provenance.cost_usd)
+    origins = [origin for lesson in lessons for origin in lesson.origins]
+    cost = sum((origin.cost_usd for origin in origins), course.outline_provenance.cost_usd)
     return {
         "title": course.title,
         "complete": course.complete,
         "modules": len(course.modules),
         "lessons": {"total": len(lessons), **{status: count for status, count in by_status.items() if count}},
+        **_parts_result(lessons),
         "cost_usd": f"{Decimal(cost):f}",
         "artifacts": [
             {"id": str(artifact.id), "name": artifact.name, "media_type": artifact.media_type,
@@ -151,3 +161,18 @@ def course_result(course: Course, artifacts: Sequence[Artifact]) -> dict[str, An
             for artifact in artifacts
         ],
     }  # fmt: skip
+
+
+def _parts_result(lessons: Sequence[Lesson]) -> dict[str, Any]:
+    """How many slides and questions there are, where they were asked for, and how many lessons have none."""
+    result: dict[str, Any] = {}
+    decks = [lesson.slides for lesson in lessons if lesson.slides_provenance is not None]
+    quizzes = [lesson.quiz for lesson in lessons if lesson.quiz_provenance is not None]
+    if decks:
+        slides = [slide for deck in decks if deck is not None for slide in deck.slides]
+        figures = sum(slide.figure is not None for slide in slides)
+        result["slides"] = {"total": len(slides), "figures": figures, "lessons_without": decks.count(None)}
+    if quizzes:
+        questions = sum(len(quiz.questions) for quiz in quizzes if quiz is not None)
+        result["quiz"] = {"questions": questions, "lessons_without": quizzes.count(None)}
+    return result

@@ -55,6 +55,8 @@ class Wish(Generic[AnswerT]):
     rule: Rule = lambda _answer: ()
     spoiled: int = 0
     """How many answers to the same wish were no good and ended an attempt of the job; the next one is another call."""
+    fresh: bool = False
+    """Whether an answer that is on record already is not good enough: the same is wanted anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class StructuredWriter:
         """Ask, validate, repair at most once. Raises what PaidCalls raises."""
         request = _request(job, step, model_name, wish)
         key = _cache_key(model.name, request, wish)
-        cached = await self._from_cache(job, key, model.name, request, wish)
+        cached = None if wish.fresh else await self._from_cache(job, key, model.name, request, wish)
         if cached is not None:
             return cached
         first = await self._calls.complete(job, step, model, request)

@@ -1,4 +1,7 @@
-"""The few sentences that do not come from a source: objectives, and names for parts."""
+"""The few sentences that do not come from a source: objectives, questions, and names for parts."""
+
+# ruff: noqa: RUF001
+# Russian words are written in Cyrillic.
 
 import re
 from collections.abc import Sequence
@@ -20,6 +23,23 @@ class Wording:
     part_title: str
     conjunction: str
     quotes: tuple[str, str]
+    key_points: str
+    terms: str
+    term: str
+    meaning: str
+    entry: str
+    """Heads the first column of a table whose source has no name for it."""
+    details: str
+    gap: str
+    """Takes a sentence with a gap."""
+    about: str
+    """Takes what an entry of a list is about."""
+    column: str
+    """Takes an entry of a table and the name of a column."""
+    under: str
+    """Takes a heading."""
+    said: str
+    """Takes a sentence of the lesson."""
 
     def quoted(self, text: str) -> str:
         """``text`` in the language's quotation marks."""
@@ -45,6 +65,17 @@ _ENGLISH: Final = Wording(
     part_title="{heading}, part {part}",
     conjunction="and",
     quotes=("“", "”"),
+    key_points="Key points",
+    terms="Terms",
+    term="Term",
+    meaning="Meaning",
+    entry="Entry",
+    details="Details",
+    gap="What belongs in the gap? {}",
+    about="What does the lesson say about {}?",
+    column="{}: what does the lesson give as {}?",
+    under="What does the lesson say under {}?",
+    said="The lesson says: {}",
 )
 _RUSSIAN: Final = Wording(
     explain={
@@ -58,6 +89,17 @@ _RUSSIAN: Final = Wording(
     part_title="{heading}, часть {part}",
     conjunction="и",
     quotes=("«", "»"),
+    key_points="Главное",
+    terms="Термины",
+    term="Термин",
+    meaning="Значение",
+    entry="Пункт",
+    details="Подробности",
+    gap="Что пропущено? {}",
+    about="Что в уроке сказано о пункте {}?",
+    column="{}: что в уроке указано в графе {}?",
+    under="Что в уроке сказано в части {}?",
+    said="В уроке сказано: {}",
 )
 _BY_LANGUAGE: Final = {"ru": _RUSSIAN}
 _PART: Final = re.compile(r"^\D+ (?P<part>\d+) (?:of|из) (?P<parts>\d+): ")

@@ -4,44 +4,19 @@
 under any concurrency.
 """
 
-import itertools
 import json
 import math
 import random
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from re import _constants as _sre  # type: ignore[attr-defined]  # the only parser of patterns Python has
 from re import _parser as _sre_parser  # type: ignore[attr-defined]
 from typing import Any, Final
 
-from domain.generation import (
-    MAX_LESSONS,
-    CourseOutline,
-    KeyTerm,
-    LessonBlock,
-    LessonContent,
-    LessonOutline,
-    ModuleOutline,
-)
+from gateways.standin_openai.courses import course_document, sentence
 
-_SUBJECTS: Final = (
-    "A careful plan", "The first draft", "A working example", "Each small step", "The reader", "A good habit",
-    "The method", "This approach", "A short exercise", "The whole group", "An early test", "The main idea",
-)  # fmt: skip
-_VERBS: Final = (
-    "explains", "supports", "prepares", "replaces", "clarifies", "connects", "reveals", "strengthens", "limits",
-)  # fmt: skip
-_OBJECTS: Final = (
-    "the next decision", "a common mistake", "what was learned before", "the result", "the underlying structure",
-    "daily practice", "the open question", "a simple rule", "the way the parts fit together", "the cost of change",
-)  # fmt: skip
-_NOUNS: Final = (
-    "foundations", "practice", "structure", "evidence", "methods", "patterns", "review", "tools", "planning",
-    "feedback", "examples", "principles", "measurement", "context",
-)  # fmt: skip
 _MAX_DEPTH: Final = 8
-_MAX_SECTIONS_PER_LESSON: Final = 60
 
 
 class UnsupportedSchema(ValueError):
@@ -52,105 +27,15 @@ def write_document(schema: dict[str, Any], *, prompt: str, seed: str) -> str:
     """Return a JSON document that fits ``schema``. Our own course schemas get documents that fit the full models.
 
     For an outline, ``prompt`` may tell the numbers in lines such as ``Modules: 3`` and ``Lessons per module: 4``,
-    and the sections to spread over the lessons in lines that begin with ``[s12]``. Raises UnsupportedSchema.
+    and the sections to spread over the lessons in lines that begin with ``[s12]``; for slides and questions it carries
+    the lesson between ``<sources>`` and ``</sources>``. Raises UnsupportedSchema.
     """
     rng = random.Random(seed)  # noqa: S311
     members = set(schema.get("properties", {}))
-    if members == set(CourseOutline.model_fields):
-        return _outline(prompt, rng).model_dump_json()
-    if members == set(LessonContent.model_fields):
-        return _lesson(prompt, rng).model_dump_json()
+    ours = course_document(members, prompt, rng)
+    if ours is not None:
+        return ours.model_dump_json()
     return json.dumps(_Generator(schema, rng).value(schema, 0), ensure_ascii=False)
-
-
-# --- our own documents ------------------------------------------------------------------------------
-
-
-def _outline(prompt: str, rng: random.Random) -> CourseOutline:
-    modules = _number(prompt, r"modules", limit=100)
-    per_module = min(_number(prompt, r"lessons[ _]per[ _]module", limit=50), max(1, MAX_LESSONS // modules))
-    sections = list(dict.fromkeys(_SECTION.findall(prompt)))
-    topic = _line(prompt, "topic") or _phrase(rng)
-    shares = _spread(sections, modules * per_module)
-    return CourseOutline(
-        title=_cut(f"{topic}: {_phrase(rng)}", 200),
-        description=_paragraph(rng),
-        modules=tuple(
-            ModuleOutline(
-                title=_cut(f"Module {module + 1}: {_phrase(rng)}", 200),
-                summary=_paragraph(rng, sentences=2),
-                lessons=tuple(
-                    _planned(module, lesson, shares[module * per_module + lesson], rng) for lesson in range(per_module)
-                ),
-            )
-            for module in range(modules)
-        ),
-    )
-
-
-def _planned(module: int, lesson: int, sections: Sequence[str], rng: random.Random) -> LessonOutline:
-    return LessonOutline(
-        title=f"Lesson {module + 1}.{lesson + 1}: {_phrase(rng)}",
-        objectives=tuple(f"Describe how {_sentence(rng)[:-1].lower()}" for _ in range(rng.randint(1, 3))),
-        section_ids=tuple(sections[:_MAX_SECTIONS_PER_LESSON]),
-    )
-
-
-def _lesson(prompt: str, rng: random.Random) -> LessonContent:
-    title = _line(prompt, "lesson") or _line(prompt, "lesson title") or _line(prompt, "title") or _phrase(rng)
-    return LessonContent(
-        title=_cut(title, 200),
-        summary=_paragraph(rng, sentences=2),
-        blocks=tuple(
-            LessonBlock(
-                heading=_phrase(rng),
-                paragraphs=tuple(_paragraph(rng) for _ in range(rng.randint(1, 3))),
-                bullets=tuple(_sentence(rng) for _ in range(rng.randint(0, 4))),
-            )
-            for _ in range(rng.randint(2, 4))
-        ),
-        key_points=tuple(_sentence(rng) for _ in range(rng.randint(2, 5))),
-        terms=tuple(KeyTerm(term=noun, definition=_sentence(rng)) for noun in rng.sample(_NOUNS, k=rng.randint(0, 4))),
-    )
-
-
-def _spread(items: Sequence[str], parts: int) -> list[Sequence[str]]:
-    """Cut ``items`` into ``parts`` runs in order; where there are too few, neighbours share one."""
-    if len(items) < parts:
-        return [items[index * len(items) // parts : index * len(items) // parts + 1] for index in range(parts)]
-    bounds = [index * len(items) // parts for index in range(parts + 1)]
-    return [items[start:end] for start, end in itertools.pairwise(bounds)]
-
-
-_SECTION: Final = re.compile(r"^[ \t#>*-]*\[(s[0-9]+)\]", re.MULTILINE)
-
-
-def _number(prompt: str, label: str, *, limit: int) -> int:
-    found = re.search(rf"^[ \t*-]*{label}[ \t]*:[ \t*]*([0-9]{{1,6}})", prompt, re.MULTILINE | re.IGNORECASE)
-    return min(max(int(found[1]), 1), limit) if found else 2
-
-
-def _line(prompt: str, label: str) -> str | None:
-    found = re.search(rf"^[ \t*-]*{label}[ \t]*:(.*)$", prompt, re.MULTILINE | re.IGNORECASE)
-    text = "".join(char for char in found[1] if char.isprintable()).strip(" *\"'") if found else ""
-    return text or None
-
-
-def _cut(text: str, limit: int) -> str:
-    return text[:limit].strip()
-
-
-def _phrase(rng: random.Random) -> str:
-    first, second = rng.sample(_NOUNS, k=2)
-    return f"{first} and {second}".capitalize()
-
-
-def _sentence(rng: random.Random) -> str:
-    return f"{rng.choice(_SUBJECTS)} {rng.choice(_VERBS)} {rng.choice(_OBJECTS)}."
-
-
-def _paragraph(rng: random.Random, sentences: int = 4) -> str:
-    return " ".join(_sentence(rng) for _ in range(sentences))
 
 
 # --- any document -----------------------------------------------------------------------------------
@@ -175,7 +60,7 @@ class _Generator:
     def value(self, schema: Any, depth: int) -> Any:
         """Return a value that fits ``schema``; from a certain depth on, the smallest one."""
         if schema is True or schema == {}:
-            return _sentence(self._rng)
+            return sentence(self._rng)
         if not isinstance(schema, dict) or depth > 4 * _MAX_DEPTH:
             raise UnsupportedSchema("no finite document fits the schema")
         if "const" in schema:
@@ -285,9 +170,9 @@ def _string(schema: dict[str, Any], rng: random.Random) -> str:
     if schema.get("format") in _FORMATS:
         return _FORMATS[schema["format"]]
     least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
-    text = _sentence(rng)
+    text = sentence(rng)
     while len(text) < least:
-        text += " " + _sentence(rng)
+        text += " " + sentence(rng)
     if len(text) > most:
         text = text[: int(most)]
     # Padded, since a cut may end in a space that a model would strip.

@@ -12,6 +12,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.models import Models
 from activities.generation.steps import (
     CourseStepInput,
     ExportCourseInput,
@@ -52,7 +53,7 @@ def course(database: Database, store: ArtifactStore, calls: PaidCalls, model: He
     """The activities without a cache."""
     writer = StructuredWriter(database, calls, cache_for=timedelta(0))
     return GenerationActivities(
-        StepKeeper(database), DocumentStore(database, store), writer, [model], lessons_at_once=2
+        StepKeeper(database), DocumentStore(database, store), writer, Models([model]), lessons_at_once=2
     )
 
 

@@ -165,9 +165,7 @@ class TestVersions:
         await database.run(job.tenant_id, revisions_statement(job, job.job_id, nodes))
         first = (await tree(database, job))["lesson-1.1"]
         async with database.tenant(job.tenant_id) as connection:
-            await CourseRepository(connection).set_tree(
-                job.tenant_id, job.job_id, {"lesson-1.1": first.revision_id}
-            )
+            await CourseRepository(connection).set_tree(job.tenant_id, job.job_id, {"lesson-1.1": first.revision_id})
         assert list(await tree(database, job)) == ["lesson-1.1", "lesson-1.1/block-1", "lesson-1.1/block-2"]
 
     async def test_of_nobody_are_not_found(self, database: Database, job: JobRef) -> None:

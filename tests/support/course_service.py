@@ -19,6 +19,8 @@ import worker
 from activities.approvals import ApprovalActivities
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
+from activities.generation.lesson_parts import LessonPartActivities
+from activities.generation.models import Models
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
@@ -180,20 +182,17 @@ async def serving_courses(
     metrics = WorkerMetrics(CollectorRegistry())
     keeper = StepKeeper(database)
     model = HeldModel()
-    course = GenerationActivities(
-        keeper,
-        DocumentStore(database, store),
-        StructuredWriter(database, PaidCalls(database, keeper, metrics, CallSlots(100)), cache_for=cache_for),
-        [model, *more_models],
-        lessons_at_once=fan_out,
-    )
+    documents = DocumentStore(database, store)
+    writer = StructuredWriter(database, PaidCalls(database, keeper, metrics, CallSlots(100)), cache_for=cache_for)
+    models = Models([model, *more_models])
     flusher = Flusher(database, most_records=5_000)
     limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
     families = worker.Families(
         jobs=JobActivities(database, metrics),
         approvals=ApprovalActivities(database, hour=hour),
         schedules=MagicMock(),
-        generation=course,
+        generation=GenerationActivities(keeper, documents, writer, models, lessons_at_once=fan_out),
+        lesson_parts=LessonPartActivities(keeper, documents, writer, models),
         saving=SavingActivities(flusher, Importer(database, store, keeper, limits), keeper, metrics),
         federated=MagicMock(),
         publishing=idle_publishing(database),

@@ -1,6 +1,7 @@
 """Courses that wait for a person: for the outline, for the whole, with everything that can come in between."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, Final
@@ -13,12 +14,16 @@ from temporalio.client import Client
 from core.database import Database
 from core.store import ArtifactStore
 from domain.approvals import MOST_ROUNDS, outline_sha256
+from domain.course_graph import TreeNode
 from domain.errors import ContentChanged, InvalidInput, NotFound, StateError
-from domain.generation import CourseOutline
+from domain.generation import CourseOutline, LessonContent
 from domain.jobs import JobAction, JobRef
+from repositories.artifacts import ArtifactRepository
+from repositories.courses import CourseRepository
 from repositories.rows import AnyRow
 from repositories.tables import approvals
 from services.approvals import ApprovalService, ShownOutline
+from services.commands import CommandSender
 from tests.support.course_service import Courses, serving_courses
 from tests.support.job_rows import artifact_names, event_rows, job_row
 from tests.support.life import new_tenant
@@ -47,9 +52,9 @@ async def hasty(temporal: Client, database: Database, store: ArtifactStore, tena
 
 
 @pytest.fixture
-def service(database: Database, store: ArtifactStore) -> ApprovalService:
+def service(temporal: Client, database: Database, store: ArtifactStore) -> ApprovalService:
     """What people edit with."""
-    return ApprovalService(database, store)
+    return ApprovalService(database, store, CommandSender(temporal, timeout=timedelta(seconds=10)))
 
 
 async def rounds(database: Database, job: JobRef) -> list[AnyRow]:
@@ -62,18 +67,36 @@ async def rounds(database: Database, job: JobRef) -> list[AnyRow]:
 async def until_asked(courses: Courses, job: JobRef, subject: str, number: int = 1) -> AnyRow:
     """Wait until a person is asked this; the row of the round."""
 
-    async def look() -> AnyRow | None:
+    async def look() -> list[AnyRow]:
         found = [row for row in await rounds(courses.database, job) if (row.subject, row.round) == (subject, number)]
         shown = ((await job_row(courses.database, job)).waiting_on or {}).get("kind")
         waits = found and found[0].state == "waiting" and found[0].attempt == job.attempt and shown == "approval"
-        return found[0] if waits else None
+        return found if waits else []
 
-    return await eventually(look, lambda row: row is not None, within=PATIENCE)  # type: ignore[return-value]
+    (row,) = await eventually(look, bool, within=PATIENCE)
+    return row
 
 
 async def end(courses: Courses, job: JobRef, status: str) -> AnyRow:
     """Wait until the job has ended like this."""
     return await courses.until_status(job, status, within=PATIENCE)
+
+
+async def lesson_of(courses: Courses, job: JobRef, key: str) -> tuple[TreeNode, LessonContent]:
+    """A lesson of the working tree, and what it says."""
+    async with courses.database.tenant(job.tenant_id) as connection:
+        tree = await CourseRepository(connection).get_tree(job.job_id)
+    (node,) = [node for node in tree if node.key == key]
+    assert node.artifact_id is not None
+    return node, LessonContent.model_validate((await read_artifact(courses, node.artifact_id))["content"])
+
+
+async def read_artifact(courses: Courses, artifact_id: UUID) -> dict[str, Any]:
+    """A JSON artifact."""
+    async with courses.database.tenant(courses.tenant_id) as connection:
+        artifact = await ArtifactRepository(connection).get_one(artifact_id)
+    document: dict[str, Any] = json.loads(await courses.store.get(artifact.store_key))
+    return document
 
 
 def titled(shown: ShownOutline, title: str) -> CourseOutline:
@@ -251,6 +274,69 @@ class TestCourse:
         await courses.act(job, JobAction.RETRY)
         await end(courses, job, "succeeded")
         assert len(await rounds(database, job)) == 1
+
+
+class TestEditedLesson:
+    async def test_makes_the_course_be_put_together_anew(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        """And whoever agrees to what it was before is told."""
+        job = await courses.start(modules=1, lessons=2, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        node, content = await lesson_of(courses, job, "lesson-1.2")
+        mine = content.model_copy(update={"summary": "A person wrote this sentence."})
+        edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.2", mine, seen=node.content_sha256)
+        assert edited.version == 2
+        with pytest.raises(ContentChanged):
+            await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        again = await eventually(
+            lambda: until_asked(courses, job, "course"),
+            lambda row: row.content_sha256 not in {None, asked.content_sha256},
+            within=PATIENCE,
+        )
+        await courses.act(job, JobAction.APPROVE, seen=again.content_sha256)
+        row = await end(courses, job, "succeeded")
+        assert row.result["version"] == 2
+        (file,) = [file for file in row.result["artifacts"] if file["name"].endswith(".json")]
+        document = await read_artifact(courses, UUID(file["id"]))
+        lesson = document["modules"][0]["lessons"][1]
+        assert lesson["content"]["summary"] == "A person wrote this sentence."
+        assert (lesson["provenance"]["provider"], lesson["provenance"]["calls"]) == ("person", 1)
+        with pytest.raises(ContentChanged):
+            await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.2", mine, seen=node.content_sha256)
+
+    async def test_of_a_finished_course_is_another_version(self, courses: Courses, service: ApprovalService) -> None:
+        job = await courses.start(modules=1, lessons=1)
+        await end(courses, job, "succeeded")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Later."})
+        edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        assert edited.version == 2
+        now, content = await lesson_of(courses, job, "lesson-1.1")
+        assert (now.content_sha256, now.job_id, content.summary) == (edited.content_sha256, None, "Later.")
+        for key in ("lesson-9.9", "outline", "lesson-1.1/block-1"):
+            with pytest.raises(NotFound):
+                await service.put_lesson(job.tenant_id, job.job_id, key, mine, seen=now.content_sha256)
+
+    async def test_rejection_of_the_edited_course_and_retry(self, courses: Courses, service: ApprovalService) -> None:
+        """The retry asks about the course as edited, and makes nothing again."""
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        await until_asked(courses, job, "course")
+        await courses.act(job, JobAction.REJECT)
+        await end(courses, job, "failed")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Mended."})
+        await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        await courses.act(job, JobAction.RETRY)
+        again = job.model_copy(update={"attempt": 2})
+        asked = await eventually(
+            lambda: until_asked(courses, again, "course", 2),
+            lambda row: row.content_sha256 is not None,
+            within=PATIENCE,
+        )
+        await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        assert (await end(courses, job, "succeeded")).result["version"] == 2
+        assert len(courses.model.asked) == 2
 
 
 class TestTime:
