@@ -19,6 +19,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from activities.approvals import ApprovalActivities
 from activities.federated.steps import FederatedActivities
 from activities.generation.calls import PaidCalls
+from activities.generation.costs import CostWatch
 from activities.generation.documents import DocumentStore
 from activities.generation.lesson_parts import LessonPartActivities
 from activities.generation.models import Models
@@ -331,9 +332,10 @@ class WorkerProcess:
                     )
                 )
             documents = DocumentStore(database, create_artifact_store(settings.store_url))
+            watch = CostWatch(database, self._metrics, alert_usd=settings.generation_cost_alert_usd)
             writer = StructuredWriter(
                 database,
-                PaidCalls(database, keeper, self._metrics, slots),
+                PaidCalls(database, keeper, self._metrics, slots, watch=watch),
                 cache_for=timedelta(hours=settings.response_cache_hours),
             )
             known = Models(models)

@@ -28,6 +28,7 @@ from api.routes import (
     approvals,
     artifacts,
     codec,
+    costs,
     events,
     federated,
     health,
@@ -56,6 +57,7 @@ from services.approvals import ApprovalService
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.commands import CommandSender
+from services.costs import CostService
 from services.families import create_kinds
 from services.federated.runtime import create_runtime
 from services.federated.services import create_federated
@@ -85,6 +87,7 @@ FAMILIES: Final = (
     events.router,
     artifacts.router,
     approvals.router,
+    costs.router,
     schedules.router,
     webhooks.router,
     records.router,
@@ -199,6 +202,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         ),
         store=store,
         approvals=ApprovalService(database, store, sender),
+        costs=CostService(database),
         artifacts=ArtifactService(database, store, max_bytes=settings.max_artifact_bytes),
         hub=hub,
         served=served,

@@ -18,6 +18,7 @@ from repositories.jobs import JobReader
 from services.approvals import ApprovalService
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
+from services.costs import CostService
 from services.federated.services import FederatedServices
 from services.jobs import JobService
 from services.publishing.dialogs import DialogService
@@ -48,6 +49,7 @@ class Services:
     reader: JobReader
     artifacts: ArtifactService
     approvals: ApprovalService
+    costs: CostService
     publishing: PublishingService
     dialogs: DialogService
     webhooks: WebhookService

@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     worker_max_cached_workflows: Annotated[int, Field(ge=2, le=10_000)] = 200
     shutdown_grace_seconds: Annotated[float, Field(ge=1, le=300)] = 20.0
     generation_fan_out: Annotated[int, Field(ge=1, le=200)] = 20
+    generation_cost_alert_usd: Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=6)] | None = Decimal(5)
     response_cache_hours: Annotated[int, Field(ge=0)] = 168
     federated_max_update_bytes: Annotated[int, Field(ge=1_024)] = 536_870_912
     federated_predict_rate_limit: str = "600/minute"
