@@ -8,7 +8,6 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
 from temporalio.client import Client
 
 from core.database import Database
@@ -24,6 +23,7 @@ from repositories.rows import AnyRow
 from repositories.tables import approvals
 from services.approvals import ApprovalService, ShownOutline
 from services.commands import CommandSender
+from tests.support.approvals import PATIENCE, rounds, until_asked
 from tests.support.course_service import Courses, serving_courses
 from tests.support.job_rows import artifact_names, event_rows, job_row
 from tests.support.life import new_tenant
@@ -32,7 +32,6 @@ from tests.support.waiting import eventually
 BOTH: Final = {"outline": True, "final": True}
 OUTLINE: Final = {"outline": True}
 FINAL: Final = {"final": True}
-PATIENCE: Final = 90.0
 
 
 @pytest.fixture
@@ -55,26 +54,6 @@ async def hasty(temporal: Client, database: Database, store: ArtifactStore, tena
 def service(temporal: Client, database: Database, store: ArtifactStore) -> ApprovalService:
     """What people edit with."""
     return ApprovalService(database, store, CommandSender(temporal, timeout=timedelta(seconds=10)))
-
-
-async def rounds(database: Database, job: JobRef) -> list[AnyRow]:
-    """Everything that was asked, in order."""
-    async with database.tenant(job.tenant_id) as connection:
-        query = select(approvals).where(approvals.c.job_id == job.job_id)
-        return list(await connection.execute(query.order_by(approvals.c.asked_at)))
-
-
-async def until_asked(courses: Courses, job: JobRef, subject: str, number: int = 1) -> AnyRow:
-    """Wait until a person is asked this; the row of the round."""
-
-    async def look() -> list[AnyRow]:
-        found = [row for row in await rounds(courses.database, job) if (row.subject, row.round) == (subject, number)]
-        shown = ((await job_row(courses.database, job)).waiting_on or {}).get("kind")
-        waits = found and found[0].state == "waiting" and found[0].attempt == job.attempt and shown == "approval"
-        return found if waits else []
-
-    (row,) = await eventually(look, bool, within=PATIENCE)
-    return row
 
 
 async def end(courses: Courses, job: JobRef, status: str) -> AnyRow:
