@@ -204,7 +204,6 @@ class TestApproval:
         row = await orders.shop.order(order_id)
         assert row.approved_sha256 in {None, row.content_sha256}
 
-
     async def test_is_not_forgotten_by_a_pause(self, orders: Orders) -> None:
         channel = await orders.shop.add_channel(CHAT, requires_approval=True)
         order_id = await orders.book(channel, "seen", within=600)
