@@ -23,6 +23,7 @@ from activities.generation.costs import CostWatch
 from activities.generation.documents import DocumentStore
 from activities.generation.lesson_parts import LessonPartActivities
 from activities.generation.models import Models
+from activities.generation.sections import SectionActivities
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
@@ -92,6 +93,7 @@ from workflows.generation import CourseGenerationWorkflow, CourseModuleWorkflow
 from workflows.publishing import CheckWorkflow, OrderWorkflow, SequenceWorkflow
 from workflows.saving import RecordImportWorkflow, RecordStreamWorkflow
 from workflows.schedules import ScheduledRunWorkflow
+from workflows.section import SectionWorkflow, VersionExportWorkflow
 
 _log = structlog.get_logger(__name__)
 
@@ -128,6 +130,7 @@ class Families:
     schedules: ScheduleActivities
     generation: GenerationActivities
     lesson_parts: LessonPartActivities
+    sections: SectionActivities
     saving: SavingActivities
     federated: FederatedActivities
     publishing: Publishing
@@ -151,7 +154,7 @@ def queues(families: Families) -> list[Queue]:
         ),
         Queue(
             generation.TASK_QUEUE,
-            [CourseGenerationWorkflow, CourseModuleWorkflow],
+            [CourseGenerationWorkflow, CourseModuleWorkflow, SectionWorkflow, VersionExportWorkflow],
             [
                 *every_job,
                 course.prepare_sources,
@@ -162,6 +165,9 @@ def queues(families: Families) -> list[Queue]:
                 course.export_course,
                 families.approvals.ask_approval,
                 families.approvals.look_at_approval,
+                families.sections.plan_section,
+                families.sections.apply_section,
+                families.sections.export_version,
             ],
         ),
         Queue(
@@ -233,13 +239,14 @@ class WorkerProcess:
             jobs = self._jobs(database, kinds, sender)
             box = create_secret_box(settings.sealing_keys.get_secret_value())
             post, poller = await self._publishing(database, client, jobs=jobs, box=box, tracing=tracing, stack=stack)
-            courses, lesson_parts = await stack.enter_async_context(self._generation(database, tracing))
+            courses, lesson_parts, sections = await stack.enter_async_context(self._generation(database, tracing))
             families = Families(
                 jobs=JobActivities(database, self._metrics),
                 approvals=ApprovalActivities(database),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
                 generation=courses,
                 lesson_parts=lesson_parts,
+                sections=sections,
                 saving=create_saving(settings, database, self._metrics, worker_id=self._id),
                 federated=self._federated(database),
                 publishing=post,
@@ -303,7 +310,7 @@ class WorkerProcess:
     @asynccontextmanager
     async def _generation(
         self, database: Database, tracing: Tracing
-    ) -> AsyncIterator[tuple[GenerationActivities, LessonPartActivities]]:
+    ) -> AsyncIterator[tuple[GenerationActivities, LessonPartActivities, SectionActivities]]:
         settings = self._settings
         keeper = StepKeeper(database)
         slots = CallSlots(settings.generation_fan_out)
@@ -342,6 +349,7 @@ class WorkerProcess:
             yield (
                 GenerationActivities(keeper, documents, writer, known, lessons_at_once=slots.parts_at_once),
                 LessonPartActivities(keeper, documents, writer, known),
+                SectionActivities(keeper, documents, lessons_at_once=slots.parts_at_once),
             )
 
     def _federated(self, database: Database) -> FederatedActivities:

@@ -29,6 +29,7 @@ from api.routes import (
     artifacts,
     codec,
     costs,
+    courses,
     events,
     federated,
     health,
@@ -58,6 +59,7 @@ from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.commands import CommandSender
 from services.costs import CostService
+from services.courses import CourseService
 from services.families import create_kinds
 from services.federated.runtime import create_runtime
 from services.federated.services import create_federated
@@ -93,6 +95,7 @@ FAMILIES: Final = (
     records.router,
     federated.router,
     publishing.router,
+    courses.router,
 )
 """Every family's routes, one name each."""
 
@@ -184,6 +187,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         limiter=RateLimiter(settings.rate_limit, storage_url=settings.rate_limit_storage_url),
         jobs=job_service,
         schedules=ScheduleService(database, kinds, clock, keep_keys=_keep_keys(settings)),
+        courses=CourseService(database, store),
         publishing=PublishingService(database, job_service, client, box),
         dialogs=DialogService(database, client),
         webhooks=WebhookService(database, box, exempt_hosts=settings.webhook_exempt_hosts),

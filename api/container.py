@@ -19,6 +19,7 @@ from services.approvals import ApprovalService
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.costs import CostService
+from services.courses import CourseService
 from services.federated.services import FederatedServices
 from services.jobs import JobService
 from services.publishing.dialogs import DialogService
@@ -50,6 +51,7 @@ class Services:
     artifacts: ArtifactService
     approvals: ApprovalService
     costs: CostService
+    courses: CourseService
     publishing: PublishingService
     dialogs: DialogService
     webhooks: WebhookService

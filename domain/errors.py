@@ -399,6 +399,8 @@ TITLES: Final[dict[str, str]] = {
     "E.GENERATION.NOT_APPROVED": "A person did not agree",
     "E.GENERATION.APPROVAL_TIMEOUT": "Nobody agreed in time",
     "E.GENERATION.INVALID": "The answer does not fit its schema",
+    "E.GENERATION.NODE_MISSING": "The part of the course is not there",
+    "E.GENERATION.OVERTAKEN": "The course kept changing meanwhile",
     "E.OPENAI.TIMEOUT": "The model provider did not answer in time",
     "E.OPENAI.CONNECTION": "The model provider cannot be reached",
     "E.OPENAI.RATE_LIMITED": "The model provider asks to slow down",

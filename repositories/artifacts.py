@@ -1,6 +1,6 @@
 """Names for bytes: which artifact belongs to whom and where its bytes are found."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from sqlalchemy import insert, select
@@ -30,6 +30,11 @@ class ArtifactRepository:
         if found is None:
             raise NotFound("there is no such artifact")
         return _artifact(found)
+
+    async def get_many(self, artifact_ids: Iterable[UUID]) -> dict[UUID, Artifact]:
+        """These artifacts by id; unknown ones are left out."""
+        query = select(artifacts).where(artifacts.c.id.in_(list(artifact_ids)))
+        return {row.id: _artifact(row) for row in await self._connection.execute(query)}
 
     async def get_shown(self, job_id: UUID, *, limit: int, before: UUID | None) -> Sequence[Artifact]:
         """Partial and final results of a job, newest first, older than the artifact ``before``."""

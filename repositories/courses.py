@@ -1,7 +1,7 @@
 """Courses: revisions of their nodes, the tree that is worked on, and versions."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -187,6 +187,34 @@ class CourseRepository:
         )
         return tuple(_node(row) for row in await self._connection.execute(query.order_by(node_revisions.c.id)))
 
+    async def get_same_or_none(self, course_id: UUID, node: NodeMade) -> UUID | None:
+        """The revision that was put together by hand from the same things, where there is one."""
+        query = select(node_revisions.c.id).where(
+            node_revisions.c.course_id == course_id,
+            node_revisions.c.key == node.key,
+            node_revisions.c.input_hash == node.input_hash,
+            node_revisions.c.job_id.is_(None),
+            node_revisions.c.whole_id.is_(None),
+        )
+        found: UUID | None = (await self._connection.execute(query.limit(1))).scalar_one_or_none()
+        return found
+
+    async def get_makers(self, course_id: UUID) -> Sequence[UUID]:
+        """The jobs that have made something of a course."""
+        query = (
+            select(node_revisions.c.job_id)
+            .where(node_revisions.c.course_id == course_id, node_revisions.c.job_id.is_not(None))
+            .distinct()
+        )
+        return (await self._connection.execute(query)).scalars().all()
+
+    async def get_by_artifact(self, course_id: UUID, artifact_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """The revisions behind which these artifacts lie, by artifact."""
+        query = select(node_revisions.c.artifact_id, node_revisions.c.id).where(
+            node_revisions.c.course_id == course_id, node_revisions.c.artifact_id.in_(list(artifact_ids))
+        )
+        return {row.artifact_id: row.id for row in await self._connection.execute(query.order_by(node_revisions.c.id))}
+
     async def get_version(self, course_id: UUID, number: int) -> AnyRow:
         """One version. Raises NotFound."""
         query = select(course_versions).where(
@@ -242,6 +270,12 @@ class CourseRepository:
             adding.on_conflict_do_update(
                 index_elements=["tenant_id", "course_id", "key"], set_={"revision_id": adding.excluded.revision_id}
             )
+        )
+
+    async def drop(self, course_id: UUID, keys: Iterable[str]) -> None:
+        """Let nothing stand in the working tree under these keys. Lock the course first."""
+        await self._connection.execute(
+            course_nodes.delete().where(course_nodes.c.course_id == course_id, course_nodes.c.key.in_(list(keys)))
         )
 
     async def set_tree(self, tenant_id: UUID, course_id: UUID, revisions: Mapping[str, UUID]) -> None:

@@ -4,8 +4,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
-from sqlalchemy import BigInteger, Integer, Text, Uuid, and_, bindparam, case, func, null, or_, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -229,6 +245,19 @@ class StepRepository:
             next_retry_at=case((complete, null()), else_=job_steps.c.next_retry_at),
         )
 
+    async def complete(self, job: JobRef, name: str) -> None:
+        """All that is left of the step turned out to be there already."""
+        await self._set(
+            job,
+            name,
+            done=job_steps.c.total,
+            status=StepStatus.SUCCEEDED,
+            started_at=func.coalesce(job_steps.c.started_at, func.now()),
+            finished_at=func.coalesce(job_steps.c.finished_at, func.now()),
+            last_error=null(),
+            next_retry_at=null(),
+        )
+
     async def trouble(
         self, job: JobRef, name: str, *, attempt: int, error: dict[str, Any], next_retry_at: datetime | None
     ) -> None:
@@ -288,6 +317,28 @@ class StepResultRepository:
             .order_by(step_results.c.created_at)
         )
         return {row.step: row.result for row in await self._connection.execute(query)}
+
+    async def inherit(self, job: JobRef, steps: Sequence[str], *, jobs: Sequence[UUID]) -> None:
+        """Remember what these other jobs have made under these steps, where it is good and not known yet."""
+        made = (
+            select(
+                step_results.c.tenant_id,
+                literal(job.job_id, Uuid),
+                step_results.c.step,
+                step_results.c.input_hash,
+                step_results.c.result,
+            )
+            .where(
+                step_results.c.job_id.in_(jobs),
+                step_results.c.job_id != job.job_id,
+                step_results.c.step.in_(steps),
+                func.coalesce(step_results.c.result["status"].astext, "ready") == "ready",
+                step_results.c.result.has_key("artifact_id"),
+            )
+            .order_by(step_results.c.created_at.desc())
+        )
+        columns = ["tenant_id", "job_id", "step", "input_hash", "result"]
+        await self._connection.execute(pg_insert(step_results).from_select(columns, made).on_conflict_do_nothing())
 
     async def add(self, job: JobRef, step: str, input_hash: str, result: dict[str, Any]) -> bool:
         """Keep a result; False where another run of the step was first, whose result stands."""

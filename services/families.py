@@ -9,6 +9,7 @@ from services.generation import course_kind
 from services.kinds import KindRegistry
 from services.publishing.kinds import publishing_kinds
 from services.saving.kind import import_kind
+from services.sections import export_kind, section_kind
 
 
 def create_kinds(settings: Settings, database: Database, store: ArtifactStore) -> KindRegistry:
@@ -16,6 +17,8 @@ def create_kinds(settings: Settings, database: Database, store: ArtifactStore) -
     return KindRegistry([
         NOOP,
         course_kind(database, store),
+        section_kind(database),
+        export_kind(database),
         import_kind(database, store),
         cycle_kind(database),
         *publishing_kinds(

@@ -8,6 +8,7 @@ from temporalio import activity
 
 from activities.generation.documents import DocumentStore
 from activities.generation.models import Models
+from activities.generation.revisions import SpoiledAnswers, put_back, revised
 from activities.generation.writer import StructuredWriter, Wish, Written
 from activities.heartbeat import heartbeating
 from activities.steps import StepKeeper, input_hash
@@ -48,7 +49,8 @@ _MATERIAL_CHARS: Final = 30_000
 class WriteLessonPartInput(Frozen):
     """Something to be made of a written lesson, by the place of the lesson, counted from zero.
 
-    ``is_last`` says that nothing more is made of the lesson: with this the lesson counts as done.
+    ``is_last`` says that nothing more is made of the lesson: with this the lesson counts as done. ``before_id`` is the
+    same as it stands, where a job makes it anew.
     """
 
     job: JobRef
@@ -57,6 +59,7 @@ class WriteLessonPartInput(Frozen):
     module: int
     lesson: int
     is_last: bool
+    before_id: UUID | None = None
 
 
 class WriteLessonPartResult(Frozen):
@@ -78,6 +81,7 @@ class LessonPartActivities:
         self._documents = documents
         self._writer = writer
         self._models = models
+        self._spoiled = SpoiledAnswers(keeper, documents)
 
     @activity.defn(name="write_slides")
     async def write_slides(self, step: WriteLessonPartInput) -> WriteLessonPartResult:
@@ -102,13 +106,28 @@ class LessonPartActivities:
     ) -> WriteLessonPartResult:
         key = below(lesson_key(step.module, step.lesson), part)
         model, model_name = self._models.chosen(wanted)
+        anew = await self._documents.revision_of(step.job, key)
+        before = await self._read_before(step, part)
+        if anew is not None:
+            wish = revised(wish, anew, before, spoiled=await self._spoiled.count(step.job, key))
         digest = part_digest(key, model.name, model_name, wish)
         kept = await self._keeper.recall(step.job, key, digest)
         if kept is None:
             written = await self._writer.write(step.job, key, model, model_name, wish)
+            if anew is not None:
+                written = put_back(written, anew, before)
             body = slides_of(written) if part is LessonPart.SLIDES else quiz_of(written)
+            if anew is not None and written.content is None:
+                await self._spoiled.refuse(step.job, key, body, written.status)
             kept = await self._keep(step, part, digest, lesson, body)
         return WriteLessonPartResult(artifact_id=kept["artifact_id"], status=kept["status"])
+
+    async def _read_before(self, step: WriteLessonPartInput, part: LessonPart) -> SlideDeck | Quiz | None:
+        if step.before_id is None:
+            return None
+        if part is LessonPart.SLIDES:
+            return (await self._documents.read(step.job, step.before_id, WrittenSlides)).deck
+        return (await self._documents.read(step.job, step.before_id, WrittenQuiz)).quiz
 
     async def _keep(
         self,
@@ -131,8 +150,9 @@ class LessonPartActivities:
             step=module_step(step.module), part=below(key, part), digest=digest, result=result,
             event=f"{part}.written", data=data, artifact=artifact, advances=step.is_last,
         )  # fmt: skip
+        course_id = await self._documents.course_of(job)
         nodes = nodes_of(key, lesson.title, body, input_hash=digest, artifact_id=artifact.id)
-        if await self._keeper.finish_artifact(job, finished, revisions_statement(job, job.job_id, nodes)):
+        if await self._keeper.finish_artifact(job, finished, revisions_statement(job, course_id, nodes)):
             return result
         earlier = await self._keeper.recall(job, below(key, part), digest)
         assert earlier is not None

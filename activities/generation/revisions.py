@@ -1,11 +1,16 @@
-"""Making something anew: the wish for it, and putting a single block or slide back into its place."""
+"""Making something anew: the wish for it, putting a single block or slide back into its place, and answers no good."""
 
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
+from activities.generation.documents import DocumentStore
 from activities.generation.writer import Wish, Written
+from activities.steps import StepKeeper
+from domain.artifacts import ArtifactRole
 from domain.course_graph import number_of
+from domain.errors import ContentError
 from domain.generation import (
+    ContentStatus,
     LessonBlock,
     LessonContent,
     LessonTask,
@@ -15,9 +20,11 @@ from domain.generation import (
     SlideDeck,
     SlidesTask,
 )
+from domain.jobs import JobRef
 from domain.model import Frozen
 from domain.sections import Revision
 from prompts import revision as prompt
+from repositories.steps import StepResultRepository
 
 AnswerT = TypeVar("AnswerT", bound=Frozen)
 
@@ -60,3 +67,44 @@ def put_back(written: Written[Any], revision: Revision, before: Frozen | None) -
     assert isinstance(before, SlideDeck)
     slides = (*before.slides[:place], part, *before.slides[place + 1 :])
     return replace(written, content=before.model_copy(update={"slides": slides}))
+
+
+_WHY_NOT: Final = {
+    ContentStatus.DRAFT: (
+        "E.GENERATION.INVALID",
+        "what was written anew does not fit its schema, even repaired",
+    ),
+    ContentStatus.REFUSED: ("E.GENERATION.REFUSED", "the model refused to write it anew"),
+    ContentStatus.FILTERED: ("E.GENERATION.FILTERED", "the provider's content filter stopped what was written anew"),
+    ContentStatus.TRUNCATED: ("E.GENERATION.TRUNCATED", "what was written anew was cut off at the token limit"),
+}
+
+
+class SpoiledAnswers:
+    """Answers that were to stand in the place of something good, and are no good themselves.
+
+    They change nothing in the course: each is kept as a partial result, and ends its attempt of the job.
+    """
+
+    def __init__(self, keeper: StepKeeper, documents: DocumentStore) -> None:
+        self._keeper = keeper
+        self._documents = documents
+
+    async def count(self, job: JobRef, part: str) -> int:
+        """How many answers for this part were no good, so that the next one is another call."""
+        async with self._keeper.effect(job) as connection:
+            return len(await StepResultRepository(connection).get_by_prefix(job, _prefix(part)))
+
+    async def refuse(self, job: JobRef, part: str, body: Frozen, status: ContentStatus) -> NoReturn:
+        """Keep what came back. Raises ContentError saying what is wrong with it."""
+        artifact = await self._documents.store(job, f"{part}-draft.json", body, ArtifactRole.PARTIAL)
+        async with self._keeper.effect(job) as connection:
+            await self._documents.add(connection, artifact)
+            spoiled = f"{_prefix(part)}{job.attempt}"
+            await StepResultRepository(connection).add(job, spoiled, "", {"artifact_id": str(artifact.id)})
+        code, detail = _WHY_NOT[status]
+        raise ContentError(detail, code=code)
+
+
+def _prefix(part: str) -> str:
+    return f"spoiled-{part}-"

@@ -11,7 +11,7 @@ from temporalio import activity
 from activities.generation.assembly import CourseAssembler, KeptOutline
 from activities.generation.documents import DocumentStore
 from activities.generation.models import Models
-from activities.generation.revisions import put_back, revised
+from activities.generation.revisions import SpoiledAnswers, put_back, revised
 from activities.generation.wishes import Rejected, course_result, lesson_of, lesson_wish, outline_wish, render_all
 from activities.generation.writer import StructuredWriter, Wish, Written
 from activities.heartbeat import heartbeating
@@ -61,14 +61,6 @@ _WHY_UNUSABLE: Final = {
     ContentStatus.REFUSED: ("E.GENERATION.REFUSED", "the model refused to design the course"),
     ContentStatus.FILTERED: ("E.GENERATION.FILTERED", "the provider's content filter stopped the outline"),
     ContentStatus.TRUNCATED: ("E.GENERATION.TRUNCATED", "the outline was cut off at the token limit"),
-}
-
-
-_WHY_NO_LESSON: Final = {
-    ContentStatus.DRAFT: ("E.GENERATION.INVALID", "the lesson does not fit its schema, also after one repair"),
-    ContentStatus.REFUSED: ("E.GENERATION.REFUSED", "the model refused to write the lesson"),
-    ContentStatus.FILTERED: ("E.GENERATION.FILTERED", "the provider's content filter stopped the lesson"),
-    ContentStatus.TRUNCATED: ("E.GENERATION.TRUNCATED", "the lesson was cut off at the token limit"),
 }
 
 
@@ -172,6 +164,7 @@ class GenerationActivities:
         self._models = models
         self._lessons_at_once = lessons_at_once
         self._assembler = CourseAssembler(documents)
+        self._spoiled = SpoiledAnswers(keeper, documents)
 
     @activity.defn(name="prepare_sources")
     async def prepare_sources(self, step: CourseStepInput) -> UUID:
@@ -227,8 +220,7 @@ class GenerationActivities:
                 return WriteLessonResult(lesson_id=kept["artifact_id"], status=kept["status"])
             lesson, made_of = await self._make_lesson(step)
             if step.before_id is not None and lesson.content is None:
-                await self._keep_bad_lesson(job, part, lesson)
-                raise ContentError(_WHY_NO_LESSON[lesson.status][1], code=_WHY_NO_LESSON[lesson.status][0])
+                await self._spoiled.refuse(job, part, lesson, lesson.status)
             name = f"lessons/{step.module + 1:02}-{step.lesson + 1:02}.json"
             data = {"lesson": f"{step.module + 1}.{step.lesson + 1}", "title": lesson.title, "content": lesson.status}
             made = _Made(name, lesson, ArtifactRole.PARTIAL, "lesson.written", data)
@@ -309,8 +301,7 @@ class GenerationActivities:
         before = None
         if anew is not None and step.before_id is not None:
             before = (await self._documents.read(job, step.before_id, Lesson)).content
-            spoiled = await self._count_spoiled(job, spoiled_lessons(part))
-            wish = revised(wish, anew, before, spoiled=spoiled)
+            wish = revised(wish, anew, before, spoiled=await self._spoiled.count(job, part))
         # The part, not the module's step, makes the call's op: each lesson is an effect of its own.
         written = await self._writer.write(job, part, model, model_name, wish)
         if anew is not None:
@@ -326,14 +317,6 @@ class GenerationActivities:
             rounds = await ApprovalRepository(connection).get_rejected(job.job_id, Subject.OUTLINE, before=number)
         latest = await self._documents.read(job, rounds[-1].artifact_id, KeptOutline)
         return Rejected(outline=latest.outline, comments=tuple(row.comment or "" for row in rounds))
-
-    async def _keep_bad_lesson(self, job: JobRef, part: str, lesson: Lesson) -> None:
-        """A lesson that was to be made anew and is no good stands in nobody's way; what came back is kept."""
-        artifact = await self._documents.store(job, "lesson-draft.json", lesson, ArtifactRole.PARTIAL)
-        async with self._keeper.effect(job) as connection:
-            await self._documents.add(connection, artifact)
-            spoiled = f"{spoiled_lessons(part)}{job.attempt}"
-            await StepResultRepository(connection).add(job, spoiled, "", {"artifact_id": str(artifact.id)})
 
     async def _keep_outline(self, job: JobRef, part: _Part, corpus_id: UUID, written: Written[CourseOutline]) -> UUID:
         if written.content is None:
@@ -358,9 +341,9 @@ class GenerationActivities:
             part = f"{SPOILED_PREFIX}{job.attempt}"
             await StepResultRepository(connection).add(job, part, "", {"artifact_id": str(artifact.id)})
 
-    async def _count_spoiled(self, job: JobRef, prefix: str = SPOILED_PREFIX) -> int:
+    async def _count_spoiled(self, job: JobRef) -> int:
         async with self._keeper.effect(job) as connection:
-            return len(await StepResultRepository(connection).get_by_prefix(job, prefix))
+            return len(await StepResultRepository(connection).get_by_prefix(job, SPOILED_PREFIX))
 
     # --- results ------------------------------------------------------------------------------------
 
@@ -454,8 +437,3 @@ def lesson_digest(step: WriteLessonInput, module: int, lesson: int) -> str:
     place = lesson_part(module, lesson)
     first = input_hash(place, str(step.outline_id), str(step.corpus_id), course_lesson.PROMPT.sha256)
     return first if step.before_id is None else input_hash(first, str(step.before_id), revision.PROMPT.sha256)
-
-
-def spoiled_lessons(part: str) -> str:
-    """The prefix under which a job remembers what came of a lesson and was no good."""
-    return f"spoiled-{part}-"

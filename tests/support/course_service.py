@@ -21,6 +21,7 @@ from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
 from activities.generation.lesson_parts import LessonPartActivities
 from activities.generation.models import Models
+from activities.generation.sections import SectionActivities
 from activities.generation.slots import CallSlots
 from activities.generation.steps import GenerationActivities
 from activities.generation.writer import StructuredWriter
@@ -44,6 +45,7 @@ from services.generation import course_kind
 from services.jobs import JobRequest, JobService
 from services.kinds import KindRegistry
 from services.saving.kind import import_kind
+from services.sections import export_kind, section_kind
 from tests.support.job_rows import job_row
 from tests.support.publishing import idle_publishing
 from tests.support.waiting import eventually
@@ -193,13 +195,15 @@ async def serving_courses(
         schedules=MagicMock(),
         generation=GenerationActivities(keeper, documents, writer, models, lessons_at_once=fan_out),
         lesson_parts=LessonPartActivities(keeper, documents, writer, models),
+        sections=SectionActivities(keeper, documents, lessons_at_once=fan_out),
         saving=SavingActivities(flusher, Importer(database, store, keeper, limits), keeper, metrics),
         federated=MagicMock(),
         publishing=idle_publishing(database),
     )
     real = {diagnostics.TASK_QUEUE, generation.TASK_QUEUE, saving.TASK_QUEUE, publishing.TASK_QUEUE}
     served = [queue for queue in worker.queues(families) if queue.name in real]
-    all_kinds = (course_kind(database, store), NOOP, import_kind(database, store))
+    on_courses = (section_kind(database), export_kind(database))
+    all_kinds = (course_kind(database, store), *on_courses, NOOP, import_kind(database, store))
     kinds = [dataclasses.replace(kind, task_queue=task_queue) for kind in all_kinds]
     service = JobService(
         database,

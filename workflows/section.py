@@ -1,0 +1,216 @@
+"""A part of a course made again, with what is made from it; and a version of a course rendered."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.generation.lesson_parts import LessonPartActivities, WriteLessonPartInput, WriteLessonPartResult
+    from activities.generation.sections import (
+        APPLY_STEP,
+        ApplySectionInput,
+        ApplySectionResult,
+        ExportVersionInput,
+        LessonWork,
+        SectionActivities,
+        SectionPlan,
+        SectionStepInput,
+    )
+    from activities.generation.steps import GenerationActivities, WriteLessonInput
+    from domain.course_graph import NodeKind, below, lesson_key
+    from domain.generation_plan import EXPORT_STEP, module_step
+    from domain.jobs import JobRef, StepPlan
+    from domain.model import Frozen
+    from workflows.jobs import JobResult, JobWorkflow
+    from workflows.options import COMPUTE, MODEL_CALL
+
+SECTION_WORKFLOW: Final = "SectionGeneration"
+EXPORT_WORKFLOW: Final = "VersionExport"
+
+
+class Place(Frozen):
+    """Something to be made of a lesson, by the place of the lesson, counted from zero.
+
+    ``lesson_id`` is the lesson as it is by now. ``before_id`` is what there was, where it is made anew for its own
+    sake. ``is_last`` says that nothing more is made of the lesson.
+    """
+
+    job: JobRef
+    corpus_id: UUID
+    lesson_id: UUID
+    module: int
+    lesson: int
+    is_last: bool
+    before_id: UUID | None = None
+
+    @property
+    def name(self) -> str:
+        """The lesson as people count."""
+        return f"{self.module + 1}.{self.lesson + 1}"
+
+
+Maker = Callable[[Place], Awaitable[UUID | None]]
+"""Makes a node of a lesson: the artifact behind it, or None where the lesson does without."""
+
+
+def _written_by(write: Callable[[Any, WriteLessonPartInput], Awaitable[WriteLessonPartResult]], what: str) -> Maker:
+    async def make(place: Place) -> UUID | None:
+        made = await workflow.execute_activity_method(
+            write,
+            WriteLessonPartInput(
+                job=place.job, corpus_id=place.corpus_id, lesson_id=place.lesson_id, module=place.module,
+                lesson=place.lesson, is_last=place.is_last, before_id=place.before_id,
+            ),
+            summary=f"{what} {place.name}",
+            **MODEL_CALL,
+        )  # fmt: skip
+        return made.artifact_id
+
+    return make
+
+
+MAKERS: Final[Mapping[NodeKind, Maker]] = {
+    NodeKind.SLIDES: _written_by(LessonPartActivities.write_slides, "slides"),
+    NodeKind.QUIZ: _written_by(LessonPartActivities.write_quiz, "quiz"),
+}
+"""Who makes what of a lesson: one line a kind. The order is that of ``domain.course_graph.made_from``."""
+
+
+@workflow.defn(name=SECTION_WORKFLOW)
+class SectionWorkflow(JobWorkflow):
+    """``generation.section``: the text where it is wanted anew, what follows from it, then all of it into the tree.
+
+    What others have changed meanwhile decides: was it something that our parts were made from, they are made again
+    from what stands there now.
+    """
+
+    @workflow.init
+    def __init__(self, job: JobRef) -> None:
+        super().__init__()
+        self._job = job
+
+    @workflow.run
+    async def run(self, job: JobRef) -> JobResult:
+        """Carry the part through; its result is in our tables."""
+        return await self.carry(job, self._make_section, steps=(StepPlan(name=APPLY_STEP, title="Course", weight=0.1),))
+
+    async def _make_section(self) -> None:
+        tries = 0
+        applied = ApplySectionResult(applied=False)
+        while not applied.applied:
+            tries += 1
+            plan = await self._plan(tries)
+            made = await self._make_all(plan)
+            await self.gate()
+            applied = await workflow.execute_activity_method(
+                SectionActivities.apply_section,
+                ApplySectionInput(job=self._job, base=plan.base, made=made, round=tries),
+                summary="into the course",
+                **COMPUTE,
+            )
+        if applied.version is not None:
+            await self.gate()
+            await workflow.execute_activity_method(
+                SectionActivities.export_version,
+                ExportVersionInput(job=self._job, version=applied.version),
+                summary=f"version {applied.version}",
+                **COMPUTE,
+            )
+
+    async def _plan(self, tries: int) -> SectionPlan:
+        await self.gate()
+        plan = await workflow.execute_activity_method(
+            SectionActivities.plan_section,
+            SectionStepInput(job=self._job, round=tries),
+            summary="what is to be made again",
+            **COMPUTE,
+        )
+        if tries == 1:
+            await self.plan(self._job, _steps(plan), first_position=1)
+        return plan
+
+    async def _make_all(self, plan: SectionPlan) -> dict[str, UUID | None]:
+        """Every lesson of the plan, a bounded number at once; the artifacts behind the nodes, by key."""
+        slots = asyncio.Semaphore(plan.fan_out)
+
+        async def make(work: LessonWork) -> dict[str, UUID | None]:
+            async with slots:
+                await self.gate()
+                return await self._make_lesson(plan, work)
+
+        tasks = [asyncio.create_task(make(work)) for work in plan.lessons]
+        try:
+            lessons = await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        return {key: artifact for lesson in lessons for key, artifact in lesson.items()}
+
+    async def _make_lesson(self, plan: SectionPlan, work: LessonWork) -> dict[str, UUID | None]:
+        key, lesson_id = lesson_key(work.module, work.lesson), work.lesson_id
+        made: dict[str, UUID | None] = {}
+        with workflow.create_event_group(key, label=f"Lesson {work.module + 1}.{work.lesson + 1}").scope():
+            if work.anew:
+                lesson_id = await self._write_lesson(plan, work)
+                made[key] = lesson_id
+            for kind in work.parts:
+                await self.gate()
+                made[below(key, kind.value)] = await MAKERS[kind](
+                    Place(
+                        job=self._job, corpus_id=plan.corpus_id, lesson_id=lesson_id, module=work.module,
+                        lesson=work.lesson, is_last=kind is work.parts[-1],
+                        before_id=work.before_id if kind is work.parts[0] else None,
+                    )
+                )  # fmt: skip
+        return made
+
+    async def _write_lesson(self, plan: SectionPlan, work: LessonWork) -> UUID:
+        written = await workflow.execute_activity_method(
+            GenerationActivities.write_lesson,
+            WriteLessonInput(
+                job=self._job, corpus_id=plan.corpus_id, outline_id=plan.outline_id, module=work.module,
+                lesson=work.lesson, is_last=not work.parts, before_id=work.lesson_id,
+            ),
+            summary=f"lesson {work.module + 1}.{work.lesson + 1}",
+            **MODEL_CALL,
+        )  # fmt: skip
+        return written.lesson_id
+
+
+def _steps(plan: SectionPlan) -> tuple[StepPlan, ...]:
+    modules = sorted({work.module for work in plan.lessons})
+    counts = {module: sum(work.module == module for work in plan.lessons) for module in modules}
+    share = 0.8 / len(plan.lessons)
+    return (
+        *(
+            StepPlan(name=module_step(module), title=f"Module {module + 1}", weight=share * count, total=count)
+            for module, count in counts.items()
+        ),
+        StepPlan(name=EXPORT_STEP, title="Export", weight=0.1),
+    )
+
+
+@workflow.defn(name=EXPORT_WORKFLOW)
+class VersionExportWorkflow(JobWorkflow):
+    """``generation.export``: a version of a course in the forms asked for."""
+
+    @workflow.init
+    def __init__(self, job: JobRef) -> None:
+        super().__init__()
+        self._job = job
+
+    @workflow.run
+    async def run(self, job: JobRef) -> JobResult:
+        """Carry the export through; its result is in our tables."""
+        return await self.carry(job, self._export, steps=(StepPlan(name=EXPORT_STEP, title="Export"),))
+
+    async def _export(self) -> None:
+        await self.gate()
+        await workflow.execute_activity_method(
+            SectionActivities.export_version, ExportVersionInput(job=self._job), summary="export", **COMPUTE
+        )
