@@ -177,6 +177,11 @@ _SENT: Final[dict[tuple[str, str], dict[str, Any]]] = {
             ],
         },
     },
+    ("GET", "/api/v1/courses/{course_id}/diff"): {"params": {"from": "1", "to": "2"}},
+    ("POST", "/api/v1/courses/{course_id}/mix"): {
+        "json": {"base": 1, "take": [{"node": "lesson-1.1", "from": 2}]}
+    },
+    ("POST", "/api/v1/courses/{course_id}/rollback"): {"json": {"version": 1}},
     ("PUT", "/api/v1/courses/{course_id}/nodes/{node}"): {
         "headers": _SEEN,
         "json": {
