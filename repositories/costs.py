@@ -83,7 +83,8 @@ class CostRepository:
 
     async def get_total(self, wanted: CostFilter) -> AnyRow:
         """The sums over all calls."""
-        return (await self._connection.execute(_filtered(select(*_SUMS), wanted))).one()
+        total: AnyRow = (await self._connection.execute(_filtered(select(*_SUMS), wanted))).one()
+        return total
 
     async def get_groups(
         self, wanted: CostFilter, group: CostGroup, *, limit: int, after: str | None
