@@ -2,11 +2,12 @@
 
 from domain.generation import Course, Module
 from rendering.course_overview import footer, header, navigation, source_list
-from rendering.course_parts import Profile, one_line
+from rendering.course_parts import Profile, one_line, shows_quiz
 from rendering.course_words import Words, words_for
 from rendering.html_pieces import fixed, language_of, numeral, page, prose, template, titled
 from rendering.lesson_html import lesson_article
 from rendering.markup import NOTHING, Html, element, joined, sanitised
+from rendering.quiz_html import quiz_css
 
 
 def course_html(course: Course, *, profile: Profile) -> bytes:
@@ -19,7 +20,7 @@ def course_html(course: Course, *, profile: Profile) -> bytes:
     return page(
         language=language,
         title=one_line(course.title) or words.untitled,
-        css=template("course.css"),
+        css=template("course.css") + (quiz_css() if shows_quiz(course) else ""),
         body=sanitised(_body(course, profile, words)),
     )
 

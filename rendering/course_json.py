@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import ConfigDict, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import ConfigDict, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
 
-from domain.generation import ContentStatus, Course, DraftNote, LessonContent, Provenance
+from domain.generation import ContentStatus, Course, DraftNote, LessonContent, Provenance, Quiz, SlideDeck
 from domain.model import Frozen
 from rendering.course_parts import Profile, Totals, money, stamp, totals
 
@@ -22,6 +22,12 @@ Dollars = Annotated[
 Moment = Annotated[
     datetime, PlainSerializer(stamp, return_type=str), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
+
+
+_Absent: Final = Field(exclude_if=lambda value: value is None)
+"""A member that is left out where there is nothing to say, as documents were before there was such a thing."""
+
+_MadeT = TypeVar("_MadeT", LessonContent, SlideDeck, Quiz)
 
 
 # --- what both profiles say -------------------------------------------------------------------------
@@ -57,7 +63,10 @@ class _Module(Frozen):
 
 
 class MinimalLesson(Frozen):
-    """A lesson. ``content`` is there when ``status`` is ``ready`` and at no other time."""
+    """A lesson. ``content`` is there when ``status`` is ``ready`` and at no other time.
+
+    ``slides`` and ``quiz`` are members of the document where there are any.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -67,11 +76,13 @@ class MinimalLesson(Frozen):
     status: ContentStatus
     content: LessonContent | None
     draft: DraftNote | None
+    slides: Annotated[SlideDeck | None, _Absent] = None
+    quiz: Annotated[Quiz | None, _Absent] = None
 
-    @field_validator("content")
+    @field_validator("content", "slides", "quiz")
     @classmethod
-    def _only_of_the_finished(cls, content: LessonContent | None, known: ValidationInfo) -> LessonContent | None:
-        return content if known.data.get("status") is ContentStatus.READY else None
+    def _only_of_the_finished(cls, made: _MadeT | None, known: ValidationInfo) -> _MadeT | None:
+        return made if known.data.get("status") is ContentStatus.READY else None
 
 
 class MinimalModule(_Module):
@@ -108,10 +119,12 @@ class FullTotals(Totals):
 
 
 class FullLesson(MinimalLesson):
-    """A lesson and its origin."""
+    """A lesson and its origin. The origin of slides that are not there says that they were asked for in vain."""
 
     section_ids: tuple[str, ...]
     provenance: FullProvenance
+    slides_provenance: Annotated[FullProvenance | None, _Absent] = None
+    quiz_provenance: Annotated[FullProvenance | None, _Absent] = None
 
 
 class FullModule(_Module):

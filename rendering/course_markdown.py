@@ -6,7 +6,20 @@ from collections.abc import Iterable, Iterator
 
 from domain.generation import Course, Lesson, LessonBlock, LessonContent, Module, Provenance
 from rendering.course_json import full_provenance
-from rendering.course_parts import Profile, is_good, money, one_line, paragraphs, stamp, totals, unfinished, visible
+from rendering.course_parts import (
+    Profile,
+    is_good,
+    lacks_quiz,
+    letter_of,
+    money,
+    one_line,
+    paragraphs,
+    quiz_of,
+    stamp,
+    totals,
+    unfinished,
+    visible,
+)
 from rendering.course_words import Words, words_for
 
 _SPECIAL = re.compile(
@@ -105,6 +118,9 @@ def _lesson_facts(course: Course) -> Iterator[dict[str, object]]:
                 "section_ids": list(lesson.section_ids),
             }
             yield facts | _provenance(lesson.provenance)
+            for part, origin in (("slides", lesson.slides_provenance), ("quiz", lesson.quiz_provenance)):
+                if origin is not None:
+                    yield {"lesson": f"{number}.{place}", "part": part} | _provenance(origin)
 
 
 def _provenance(provenance: Provenance) -> dict[str, object]:
@@ -163,6 +179,7 @@ def _lesson(lesson: Lesson, number: str, words: Words) -> Iterator[str]:
         yield from _prose(lesson.content.summary)
         yield from objectives
         yield from _content(lesson.content, words)
+        yield from _quiz(lesson, words)
     else:
         yield _notice(lesson, words)
         yield from objectives
@@ -188,6 +205,25 @@ def _block(block: LessonBlock, words: Words) -> Iterator[str]:
     for text in block.paragraphs:
         yield from _prose(text)
     yield from _list(_item(text) for text in block.bullets)
+
+
+def _quiz(lesson: Lesson, words: Words) -> Iterator[str]:
+    """The questions with their options, and below all of them the answers."""
+    if lacks_quiz(lesson):
+        yield _quote([_inline(words.no_quiz)])
+    if (quiz := quiz_of(lesson)) is None:
+        return
+    yield f"#### {_inline(words.quiz)}"
+    for number, question in enumerate(quiz.questions, start=1):
+        yield f"**{number}.** {_inline(one_line(question.question))}"
+        yield from _list(
+            f"**{letter_of(place)}.** {_inline(one_line(option))}" for place, option in enumerate(question.options)
+        )
+    yield f"#### {_inline(words.answers)}"
+    yield from _list(
+        f"**{number}: {letter_of(question.answer)}.** {_item(question.explanation)}"
+        for number, question in enumerate(quiz.questions, start=1)
+    )
 
 
 def _notice(lesson: Lesson, words: Words) -> str:

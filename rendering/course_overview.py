@@ -99,7 +99,17 @@ def _ledger(course: Course, words: Words) -> Html:
         for place, lesson in enumerate(module.lessons, start=1):
             label = joined([text(f"{number}.{place}"), badge(lesson, words)], "")
             rows.append(_ledger_row(label, lesson.provenance, words))
+            rows += _part_rows(lesson, f"{number}.{place}", words)
     return _table(head, rows)
+
+
+def _part_rows(lesson: Lesson, number: str, words: Words) -> list[Html]:
+    parts = ((words.slides, lesson.slides_provenance), (words.quiz, lesson.quiz_provenance))
+    return [
+        _ledger_row(joined([text(number), fixed(name, words)], " "), origin, words)
+        for name, origin in parts
+        if origin is not None
+    ]
 
 
 def _ledger_row(label: Html, provenance: Provenance, words: Words) -> Html:

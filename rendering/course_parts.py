@@ -1,12 +1,13 @@
 """What every rendering of a course agrees on: visible text, what counts as good, totals, stamps of time and money."""
 
 import re
+import string
 from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
 
-from domain.generation import ContentStatus, Course, Lesson, Provenance
+from domain.generation import ContentStatus, Course, Lesson, Provenance, Quiz
 from domain.model import Frozen
 
 Profile = Literal["full", "minimal"]
@@ -104,14 +105,35 @@ def totals(course: Course) -> Totals:
 
 
 def all_provenance(course: Course) -> tuple[Provenance, ...]:
-    """Where the outline and each lesson, in order, come from."""
-    lessons = (lesson.provenance for module in course.modules for lesson in module.lessons)
+    """Where the outline and each lesson with what was made of it, in order, come from."""
+    lessons = (origin for module in course.modules for lesson in module.lessons for origin in lesson.origins)
     return (course.outline_provenance, *lessons)
 
 
 def is_good(lesson: Lesson) -> bool:
     """Whether the lesson may be shown as finished. The status decides: content beside another status is not good."""
     return lesson.status is ContentStatus.READY and lesson.content is not None
+
+
+def quiz_of(lesson: Lesson) -> Quiz | None:
+    """The questions to show with a lesson; none with one that is not good."""
+    return lesson.quiz if is_good(lesson) else None
+
+
+def lacks_quiz(lesson: Lesson) -> bool:
+    """Whether questions on this good lesson were asked for and did not come to be."""
+    return is_good(lesson) and lesson.quiz is None and lesson.quiz_provenance is not None
+
+
+def letter_of(option: int) -> str:
+    """What an option is called: A, B, C ..."""
+    return string.ascii_uppercase[option]
+
+
+def shows_quiz(course: Course) -> bool:
+    """Whether there is any question in the course, or word of a missing one."""
+    lessons = (lesson for module in course.modules for lesson in module.lessons)
+    return any(quiz_of(lesson) is not None or lacks_quiz(lesson) for lesson in lessons)
 
 
 def unfinished(course: Course) -> int:

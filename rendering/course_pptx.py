@@ -8,6 +8,7 @@ from typing import Any, Final
 from uuid import UUID, uuid5
 
 from pptx import Presentation
+from pptx.dml.color import RGBColor
 from pptx.enum.text import MSO_ANCHOR, MSO_AUTO_SIZE
 from pptx.opc.constants import RELATIONSHIP_TYPE
 from pptx.opc.packuri import PackURI
@@ -20,20 +21,26 @@ from rendering.course_slides import Part, Slide, course_slides
 from rendering.course_words import words_for
 from rendering.html_pieces import is_right_to_left, language_of
 from rendering.packages import repacked
+from rendering.slide_figures import Figure
+from rendering.text_width import BODY_LINES, GAP_LINES, wrapped
 
 _LAYOUTS: Final = {"title": 0, "content": 1, "section": 2}
+_FIGURE_LAYOUT: Final = 5  # a title and nothing else
 _WIDTH, _HEIGHT = Inches(13.333), Inches(7.5)
 _LEFT: Final = Inches(0.6)
 _ACROSS: Final = Inches(12.1)
+_INSET: Final = Inches(0.1)  # of text in its frame
 _FRAMES: Final = {
     # top and height of the title and of what is below it
     "title": ((Inches(1.6), Inches(2.4)), (Inches(4.2), Inches(2.2))),
     "section": ((Inches(2.0), Inches(1.8)), (Inches(4.0), Inches(2.2))),
     "content": ((Inches(0.4), Inches(1.15)), (Inches(1.7), Inches(5.3))),
+    "figure": ((Inches(0.4), Inches(1.15)),),
 }
 _INK: Final = "1D2125"
 _MUTED: Final = "585F68"
 _ACCENT: Final = "0F6A5C"
+_PAPER: Final = "FFFFFF"
 _BODY_SIZE: Final = Pt(20)
 _GAP: Final = Pt(7)
 _TITLE_SIZES: Final = {
@@ -41,10 +48,16 @@ _TITLE_SIZES: Final = {
     "title": ((60, Pt(44)), (120, Pt(34)), (1_000, Pt(26))),
     "section": ((60, Pt(38)), (120, Pt(30)), (1_000, Pt(24))),
     "content": ((55, Pt(30)), (110, Pt(26)), (1_000, Pt(20))),
+    "figure": ((55, Pt(30)), (110, Pt(26)), (1_000, Pt(20))),
 }
+_LINE_HEIGHT: Final = Inches(5.3) / BODY_LINES
+_CELL_SIZE: Final = Pt(16)
+_BAND: Final = "F3F4EF"
+_PLAIN_TABLE: Final = "{2D5ABB26-0587-4C30-8999-92F81FD0307C}"  # no style of its own, no grid: the cells have theirs
 _LONGEST_PROPERTY: Final = 255
 _SECTION_LIST: Final = "{521415D9-36F7-43E2-AB2F-B90AF26B5E84}"
 _P14: Final = "http://schemas.microsoft.com/office/powerpoint/2010/main"
+_DML: Final = "http://schemas.openxmlformats.org/drawingml/2006/main"
 _PML: Final = "http://schemas.openxmlformats.org/presentationml/2006/main"
 
 
@@ -114,15 +127,52 @@ class _Deck:
         return repacked(file.getvalue())
 
     def _add(self, slide: Slide) -> int:
+        if slide.layout not in self._layouts:  # as it is in the template, unless there is a figure
+            self._layouts[slide.layout] = self._file.slide_layouts[_FIGURE_LAYOUT]
+            _arrange(self._layouts[slide.layout], slide.layout)
         layout = self._layouts[slide.layout]
         made = self._file.slides.add_slide(layout)
-        title, body = made.shapes.title, made.placeholders[1]
         size = next(size for most, size in _TITLE_SIZES[slide.layout] if len(slide.title) <= most)
-        self._write(title.text_frame, [slide.title], size=size)
-        self._write(body.text_frame, slide.lines, size=None)
+        self._write(made.shapes.title.text_frame, [slide.title], size=size)
+        if slide.layout != "figure":
+            self._write(made.placeholders[1].text_frame, slide.lines, size=None)
+        if slide.figure is not None:
+            self._draw(made, slide.figure, below=slide.lines)
         if slide.notes:
             self._write(made.notes_slide.notes_text_frame, slide.notes, size=None)
         return int(self._file.part._element.sldIdLst[-1].id)  # noqa: SLF001 - asking the slide is a search
+
+    def _draw(self, made: Any, figure: Figure, *, below: Sequence[str]) -> None:
+        """The figure as a table, under lines in the body or instead of them."""
+        top, height = _FRAMES["content"][1]
+        if below:
+            used = round(sum(len(wrapped(line)) + GAP_LINES for line in below) * _LINE_HEIGHT)
+            body = made.placeholders[1]
+            body.left, body.width, body.top, body.height = _LEFT, _ACROSS, top, used
+            top, height = top + used, height - used
+        frame = made.shapes.add_table(
+            len(figure.rows), len(figure.widths), _LEFT + _INSET, top, _ACROSS - 2 * _INSET, height
+        )
+        frame.name = figure.caption[:_LONGEST_PROPERTY]
+        frame._element.nvGraphicFramePr.cNvPr.set("descr", figure.caption)  # noqa: SLF001 - for screen readers
+        table = frame.table
+        table._tbl.tblPr.find(f"{{{_DML}}}tableStyleId").text = _PLAIN_TABLE  # noqa: SLF001 - no interface
+        for column, share in zip(table.columns, figure.widths, strict=True):
+            column.width = round((_ACROSS - 2 * _INSET) * share)
+        for number, (row, lines) in enumerate(zip(table.rows, figure.heights, strict=True)):
+            row.height = round(lines * _LINE_HEIGHT)
+            for cell, text in zip(row.cells, figure.rows[number], strict=True):
+                self._fill(cell, text, number)
+        frame.height = sum(row.height for row in table.rows)
+
+    def _fill(self, cell: Any, text: str, row: int) -> None:
+        self._write(cell.text_frame, [text], size=_CELL_SIZE)
+        (run,) = cell.text_frame.paragraphs[0].runs
+        run.font.bold = row == 0
+        run.font.color.rgb = RGBColor.from_string(_PAPER if row == 0 else _INK)
+        cell.fill.solid()
+        cell.fill.fore_color.rgb = RGBColor.from_string(_ACCENT if row == 0 else _BAND if row % 2 == 0 else _PAPER)
+        cell.vertical_anchor = MSO_ANCHOR.MIDDLE
 
     def _write(self, frame: Any, lines: Sequence[str], *, size: Any) -> None:
         for number, line in enumerate(lines):
@@ -166,16 +216,12 @@ def _arrange(layout: Any, name: str) -> None:
     for index, (top, height) in enumerate(_FRAMES[name]):
         shape = shapes[index]
         shape.left, shape.width, shape.top, shape.height = _LEFT, _ACROSS, top, height
-    _style(shapes[0].text_frame, size=_TITLE_SIZES[name][0][1], color=_INK if name == "content" else _ACCENT, bold=True)
-    _style(
-        shapes[1].text_frame,
-        size=_BODY_SIZE,
-        color=_INK if name == "content" else _MUTED,
-        bold=False,
-        listed=name == "content",
-    )
-    shapes[0].text_frame.vertical_anchor = MSO_ANCHOR.MIDDLE if name == "content" else MSO_ANCHOR.BOTTOM
-    shapes[1].text_frame.vertical_anchor = MSO_ANCHOR.TOP
+    inside = name in {"content", "figure"}
+    _style(shapes[0].text_frame, size=_TITLE_SIZES[name][0][1], color=_INK if inside else _ACCENT, bold=True)
+    shapes[0].text_frame.vertical_anchor = MSO_ANCHOR.MIDDLE if inside else MSO_ANCHOR.BOTTOM
+    if name != "figure":
+        _style(shapes[1].text_frame, size=_BODY_SIZE, color=_INK if inside else _MUTED, bold=False, listed=inside)
+        shapes[1].text_frame.vertical_anchor = MSO_ANCHOR.TOP
 
 
 def _style(frame: Any, *, size: Any, color: str, bold: bool, listed: bool = False) -> None:

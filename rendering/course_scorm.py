@@ -2,7 +2,7 @@
 
 from domain.generation import Course, Lesson, Module
 from rendering.course_overview import footer, header, source_list
-from rendering.course_parts import Profile, is_good, one_line
+from rendering.course_parts import Profile, is_good, one_line, quiz_of
 from rendering.course_site import Place, framed, lesson_page, module_sections, page_name, site_css
 from rendering.course_words import Words, words_for
 from rendering.html_pieces import language_of, page, template
@@ -12,6 +12,7 @@ from rendering.packages import packed
 _PACKAGING = "http://www.imsproject.org/xsd/imscp_rootv1p1p2"
 _ADL = "http://www.adlnet.org/xsd/adlcp_rootv1p2"
 _OVERVIEW = "overview.html"
+_END = "})();\n"
 _LONGEST_TITLE = 200  # what the standard obliges an LMS to keep
 
 
@@ -23,9 +24,15 @@ def course_scorm(course: Course, *, profile: Profile) -> bytes:
     files = {"imsmanifest.xml": _manifest(course), _OVERVIEW: _overview(course, profile)}
     for number, module in enumerate(course.modules, start=1):
         for place, lesson in enumerate(module.lessons, start=1):
-            script = template("sco.js") if is_good(lesson) else ""
+            script = _script(lesson) if is_good(lesson) else ""
             files[page_name((number, place))] = lesson_page(course, lesson, (number, place), script=script)
     return packed(files)
+
+
+def _script(lesson: Lesson) -> str:
+    """What tells the LMS that the lesson was read, and where it has questions how they were answered."""
+    script = template("sco.js")
+    return script if quiz_of(lesson) is None else script.removesuffix(_END) + template("sco_score.js") + _END
 
 
 def _overview(course: Course, profile: Profile) -> bytes:

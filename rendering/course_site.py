@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from domain.generation import Course, Lesson, Module
 from rendering.course_overview import footer, header, source_list
-from rendering.course_parts import Profile, is_good, one_line
+from rendering.course_parts import Profile, is_good, lacks_quiz, one_line, quiz_of
 from rendering.course_words import Words, words_for
 from rendering.html_pieces import badge, entry, fixed, language_of, numeral, page, prose, template, titled
 from rendering.lesson_html import lesson_article
 from rendering.markup import NOTHING, Html, element, joined, sanitised, text
 from rendering.packages import packed
+from rendering.quiz_html import quiz_css, quiz_data, quiz_script
 
 _INDEX = "index.html"
 
@@ -22,7 +23,8 @@ Place = tuple[int, int]
 def course_site(course: Course, *, profile: Profile) -> bytes:
     """A ZIP archive of UTF-8 pages without any outside address; equal courses give equal bytes.
 
-    Only the index runs a script, the search, over text that the page itself carries: no server, no request.
+    The index runs a script, the search, over text that the page itself carries, and lessons with questions run one
+    that checks answers: no server, no request.
     """
     order = list(_places(course))
     pages = {_INDEX: _index(course, profile)}
@@ -36,7 +38,11 @@ def course_site(course: Course, *, profile: Profile) -> bytes:
 
 
 def lesson_page(course: Course, lesson: Lesson, place: Place, *, steps: Html = NOTHING, script: str = "") -> bytes:
-    """One lesson as a page of its own. ``steps`` lead to other pages; ``script`` is ours and fixed."""
+    """One lesson as a page of its own. ``steps`` lead to other pages; ``script`` is ours and fixed.
+
+    On a page with questions it comes after the one that checks answers.
+    """
+    quiz = quiz_of(lesson)
     language = language_of(course.language)
     words = words_for(language)
     article = lesson_article(lesson, place, words, level=1)
@@ -45,9 +51,10 @@ def lesson_page(course: Course, lesson: Lesson, place: Place, *, steps: Html = N
     return page(
         language=language,
         title=f"{name} \N{EN DASH} {one_line(course.title) or words.untitled}",
-        css=site_css(),
+        css=site_css() + (quiz_css() if quiz or lacks_quiz(lesson) else ""),
         body=sanitised(framed([steps, main], words)),
-        script=script,
+        script=quiz_script() + script if quiz else script,
+        data=quiz_data(quiz, words) if quiz else "",
     )
 
 
@@ -142,6 +149,8 @@ def _searchable(lesson: Lesson) -> str:
         parts += content.key_points
         for term in content.terms:
             parts += [term.term, term.definition]
+    if (quiz := quiz_of(lesson)) is not None:
+        parts += [question.question for question in quiz.questions]
     return unicodedata.normalize("NFC", " ".join(one_line(part) for part in parts))
 
 

@@ -1,35 +1,44 @@
 """A course as slides: what stands on each, cut so that it fits, and what the speaker says. Nothing here is a format."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from domain.generation import Course, Lesson, LessonBlock, LessonContent, Module
-from rendering.course_parts import Profile, is_good, money, one_line, paragraphs, stamp, totals, unfinished
+from domain.generation import Course, Lesson, LessonBlock, LessonContent, Module, SlideDeck
+from rendering.course_parts import (
+    Profile,
+    is_good,
+    letter_of,
+    money,
+    one_line,
+    paragraphs,
+    quiz_of,
+    stamp,
+    totals,
+    unfinished,
+)
 from rendering.course_words import Words
+from rendering.slide_figures import Figure, figures
+from rendering.text_width import BODY_LINES, GAP_LINES, cut, width, wrapped
 
-LINE_UNITS: Final = 72
-"""How many letters of middling width stand on one line of a slide's body."""
-_BODY_LINES: Final = 12.0
-_GAP_LINES: Final = 0.35
 _TITLE_UNITS: Final = 200
 _SUBTITLE_UNITS: Final = 260
-_CAPITAL_UNITS: Final = 1.35
-_ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?\u2026])\s+|(?<=[\u3002\uff01\uff1f])")
-_WORD: Final = re.compile(r"\S*\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Slide:
-    """One slide. ``notes`` are paragraphs for the speaker, in full where the slide shows less."""
+    """One slide. ``notes`` are paragraphs for the speaker, in full where the slide shows less.
 
-    layout: Literal["title", "section", "content"]
+    ``figure`` stands below the lines, which leave room for it.
+    """
+
+    layout: Literal["title", "section", "content", "figure"]
     title: str
     lines: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    figure: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +88,14 @@ def _lesson(lesson: Lesson, heading: str, words: Words) -> Iterator[Slide]:
     if is_good(lesson) and lesson.content is not None:
         renamed = one_line(lesson.content.title) != one_line(lesson.title)
         notes = (one_line(lesson.content.title), *_spoken(lesson.content.summary))
-        yield from _content(heading, lesson.objectives, notes if renamed else notes[1:])
-        yield from _finished(lesson.content, heading, words)
+        missing = lesson.slides is None and lesson.slides_provenance is not None
+        lacking = (words.no_slides,) if missing else ()
+        yield from _content(heading, lesson.objectives, (*(notes if renamed else notes[1:]), *lacking))
+        if lesson.slides is None:
+            yield from _finished(lesson.content, heading, words)
+        else:
+            yield from _deck(lesson.slides)
+        yield from _questions(lesson, words)
     else:
         faults = () if lesson.draft is None else tuple(f"{path}: {message}" for path, message in lesson.draft.errors)
         lines = (words.draft, words.reason(lesson), *lesson.objectives)
@@ -95,6 +110,40 @@ def _finished(content: LessonContent, heading: str, words: Words) -> Iterator[Sl
     if content.terms:
         terms = (f"{one_line(term.term)}: {one_line(term.definition)}" for term in content.terms)
         yield from _content(words.terms, terms, (heading,))
+
+
+def _deck(deck: SlideDeck) -> Iterator[Slide]:
+    """Slides as they were made. A figure goes below the bullets where both fit, else on a slide of its own."""
+    for slide in deck.slides:
+        notes = _spoken(slide.notes)
+        lines = [line for line in map(one_line, slide.bullets) if line]
+        if slide.figure is None:
+            yield from _content(slide.title, lines, notes)
+            continue
+        room = BODY_LINES - _needs(lines)
+        title = one_line(slide.title)
+        first, *more = figures(slide.figure, first=room) or figures(slide.figure, first=BODY_LINES)
+        alone = bool(lines) and room < first.lines
+        if alone:
+            yield from _content(title, lines, notes)
+        notes = () if alone else notes
+        shown = () if alone else tuple(lines)
+        spoken = notes if width(title) <= _TITLE_UNITS else (title, *notes)
+        heading = cut(title, _TITLE_UNITS)
+        yield Slide("content" if shown else "figure", heading, shown, spoken, first)
+        yield from (Slide("figure", heading, figure=figure) for figure in more)
+
+
+def _questions(lesson: Lesson, words: Words) -> Iterator[Slide]:
+    """A slide for each question, with the answer in the notes."""
+    quiz = quiz_of(lesson)
+    for number, question in enumerate(() if quiz is None else quiz.questions, start=1):
+        asked = one_line(question.question)
+        options = tuple(f"{letter_of(place)}. {one_line(option)}" for place, option in enumerate(question.options))
+        answer = words.answer.format(letter=options[question.answer])
+        fits = width(asked) <= _TITLE_UNITS / 2
+        title = asked if fits else words.question.format(number=number)
+        yield from _content(title, options if fits else (asked, *options), (answer, *_spoken(question.explanation)))
 
 
 def _ending(course: Course, words: Words, profile: Profile) -> Iterator[Slide]:
@@ -146,74 +195,25 @@ def _content(title: str, lines: Iterable[str], notes: tuple[str, ...] = ()) -> I
 def _pages(lines: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The lines on slides that they fit on; one that fits on no slide is cut where a line on the slide ends."""
     page: list[str] = []
-    left = _BODY_LINES
+    left = BODY_LINES
     for piece in (piece for line in lines for piece in _pieces(line)):
-        needs = len(wrapped(piece)) + _GAP_LINES
+        needs = len(wrapped(piece)) + GAP_LINES
         if needs > left and page:
             yield tuple(page)
-            page, left = [], _BODY_LINES
+            page, left = [], BODY_LINES
         page.append(piece)
         left -= needs
     if page:
         yield tuple(page)
 
 
+def _needs(lines: Sequence[str]) -> float:
+    return sum(len(wrapped(line)) + GAP_LINES for line in lines)
+
+
 def _pieces(line: str) -> Iterator[str]:
     rows = wrapped(line)
-    most = int(_BODY_LINES - _GAP_LINES)
+    most = int(BODY_LINES - GAP_LINES)
     for start in range(0, len(rows), most):
         if piece := "".join(rows[start : start + most]).strip():
             yield piece
-
-
-# --- measuring --------------------------------------------------------------------------------------
-
-
-def wrapped(text: str, units: float = LINE_UNITS) -> list[str]:
-    """The rows on which the text stands; together they are the text. A word longer than a row is cut."""
-    rows, row, used = [], "", 0.0
-    for word in _WORD.findall(text):
-        size = width(word.rstrip())
-        if used + size > units and row:
-            rows.append(row)
-            row, used = "", 0.0
-        if size > units:
-            *whole, word = _chopped(word, units)  # noqa: PLW2901 - what is left of it goes on as a word
-            rows += whole
-        row += word
-        used += width(word)
-    return [*rows, row] if row else rows
-
-
-def _chopped(word: str, units: float) -> list[str]:
-    pieces, piece, used = [], "", 0.0
-    for char in word:
-        size = width(char)
-        if used + size > units:
-            pieces.append(piece)
-            piece, used = "", 0.0
-        piece += char
-        used += size
-    return [*pieces, piece]
-
-
-def cut(text: str, units: float) -> str:
-    """The text, or its beginning with an ellipsis where it is too wide."""
-    if width(text) <= units:
-        return text
-    return _chopped(text, units - 1)[0].rstrip() + _ELLIPSIS
-
-
-def width(text: str) -> float:
-    """How wide the text is, in letters of middling width."""
-    if text.isascii() and text.islower():
-        return len(text)
-    return sum(map(_char_width, text))
-
-
-def _char_width(char: str) -> float:
-    if unicodedata.combining(char):
-        return 0.0
-    if unicodedata.east_asian_width(char) in "WF":
-        return 2.0
-    return _CAPITAL_UNITS if char.isupper() else 1.0

@@ -24,6 +24,22 @@ class Words:
     sources: str
     untitled: str
 
+    quiz: str
+    question: str
+    """With ``{number}``."""
+    answer: str
+    """With ``{letter}``."""
+    show_answer: str
+    answers: str
+    check: str
+    right: str
+    wrong: str
+    score: str
+    """With ``{right}`` and ``{total}``."""
+    no_quiz: str
+    no_slides: str
+    slides: str
+
     search: str
     found: str
     """With ``{count}``."""
@@ -84,6 +100,18 @@ _EN = Words(
     terms="Terms",
     sources="Sources",
     untitled="Untitled",
+    quiz="Quiz",
+    question="Question {number}",
+    answer="Answer: {letter}",
+    show_answer="Show the answer",
+    answers="Answers",
+    check="Check",
+    right="Right.",
+    wrong="Not right.",
+    score="Right answers: {right} of {total}",
+    no_quiz="No questions could be made for this lesson.",
+    no_slides="No slides could be made for this lesson; these show its text.",
+    slides="Slides",
     search="Search the lessons",
     found="Lessons found: {count}",
     nothing_found="Nothing found.",
@@ -143,6 +171,18 @@ _RU = Words(
     terms="Термины",
     sources="Источники",
     untitled="Без названия",
+    quiz="Вопросы",
+    question="Вопрос {number}",
+    answer="Ответ: {letter}",
+    show_answer="Показать ответ",
+    answers="Ответы",
+    check="Проверить",
+    right="Верно.",
+    wrong="Неверно.",
+    score="Верных ответов: {right} из {total}",
+    no_quiz="Для этого урока не удалось составить вопросы.",
+    no_slides="Для этого урока не удалось сделать слайды; эти показывают его текст.",
+    slides="Слайды",
     search="Поиск по урокам",
     found="Найдено уроков: {count}",
     nothing_found="Ничего не найдено.",

@@ -5,6 +5,7 @@ from rendering.course_parts import is_good, one_line
 from rendering.course_words import Words
 from rendering.html_pieces import badge, fixed, flow, headed_list, listed, numeral, prose, titled
 from rendering.markup import NOTHING, Html, element, joined, text
+from rendering.quiz_html import quiz_section
 
 
 def lesson_article(lesson: Lesson, place: tuple[int, int], words: Words, *, level: int) -> Html:
@@ -21,7 +22,8 @@ def lesson_article(lesson: Lesson, place: tuple[int, int], words: Words, *, leve
     objectives = headed_list(words.objectives, lesson.objectives, words, level=below, class_="objectives")
     if is_good(lesson) and lesson.content is not None:
         opening = _opening(lesson.content, lesson.title, words)
-        return element("article", heading, opening, objectives, _content(lesson.content, words, below))
+        questions = quiz_section(lesson, place, words, level=below)
+        return element("article", heading, opening, objectives, _content(lesson.content, words, below), questions)
     return element("article", heading, _draft(lesson, words), objectives)
 
 

@@ -29,6 +29,7 @@ _ATTRIBUTES = {
     "div": {"aria-labelledby", "role", "tabindex"},
     "main": {"tabindex"},
     "nav": {"aria-labelledby"},
+    "section": {"aria-labelledby"},
     "th": {"scope"},
     "time": {"datetime"},
 }

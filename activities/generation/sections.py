@@ -30,6 +30,9 @@ from repositories.steps import StepRepository, StepResultRepository
 APPLY_STEP: Final = "apply"
 """The step in which what was made takes its place in the course."""
 
+PLAN_PREFIX: Final = "plan-"
+"""Under which the plan of each round is remembered."""
+
 _MOVED: Final = "other jobs or people changed what this part is made from, again and again"
 
 
@@ -100,10 +103,14 @@ class SectionActivities:
     async def plan_section(self, step: SectionStepInput) -> SectionPlan:
         """What is to be made again, and what of the course's memory may be used for it.
 
-        Raises ContentError where the node is not in the course, or keeps changing under our hands.
+        Remembered for each round: after a failure the same is planned, so that what was paid for is found again.
+        Raises ContentError where the node is not in the course any more.
         """
-        job = step.job
+        job, part = step.job, f"{PLAN_PREFIX}{step.round}"
         async with self._keeper.attempt(job, APPLY_STEP):
+            kept = await self._keeper.recall(job, part, "")
+            if kept is not None:
+                return SectionPlan.model_validate(kept)
             wish = await self._documents.read_section(job)
             wanted = await self._documents.read_input(job)
             async with self._keeper.effect(job) as connection:
@@ -114,16 +121,19 @@ class SectionActivities:
                 if wish.node not in tree or not lessons:
                     raise ContentError(f"{wish.node} is not in the course any more", code="E.GENERATION.NODE_MISSING")
                 follow = [key for key in _followers(lessons) if key != whole_of(wish.node)]
-                await StepResultRepository(connection).inherit(
-                    job, follow, jobs=await courses.get_makers(wish.course_id)
+                makers = await courses.get_makers(wish.course_id)
+                memory = StepResultRepository(connection)
+                await memory.inherit(job, follow, jobs=makers)
+                plan = SectionPlan(
+                    corpus_id=course.corpus_id,
+                    outline_id=_artifact(tree["outline"]),
+                    lessons=lessons,
+                    base=_base(wish.node, lessons, tree),
+                    fan_out=self._lessons_at_once,
                 )
-            return SectionPlan(
-                corpus_id=course.corpus_id,
-                outline_id=_artifact(tree["outline"]),
-                lessons=lessons,
-                base=_base(wish.node, lessons, tree),
-                fan_out=self._lessons_at_once,
-            )
+                if await memory.add(job, part, "", plan.model_dump(mode="json")):
+                    return plan
+            return await self._recall_plan(job, part)
 
     @activity.defn(name="apply_section")
     async def apply_section(self, step: ApplySectionInput) -> ApplySectionResult:
@@ -144,7 +154,7 @@ class SectionActivities:
                 before = {node.key: node for node in await courses.get_tree(wish.course_id)}
                 standing = {key: before[key].revision_id for key in step.base if key in before}
                 if standing != step.base:
-                    if step.round >= MOST_ROUNDS:
+                    if step.round >= MOST_ROUNDS * job.attempt:
                         raise ContentError(_MOVED, code="E.GENERATION.OVERTAKEN")
                     return ApplySectionResult(applied=False)
                 made = {key: artifact for key, artifact in step.made.items() if artifact is not None}
@@ -208,12 +218,18 @@ class SectionActivities:
                 )  # fmt: skip
                 await JobRepository(connection).set_result(job.job_id, result)
 
+    async def _recall_plan(self, job: JobRef, part: str) -> SectionPlan:
+        return SectionPlan.model_validate(await self._keeper.recall(job, part, ""))
+
     async def _store(self, job: JobRef, file: RenderedFile) -> Artifact:
         return await self._documents.store_bytes(job, file.name, file.media_type, file.body, ArtifactRole.EXPORT)
 
 
 MOST_ROUNDS: Final = 5
-"""How often a section is made anew because what it is made from has changed meanwhile."""
+"""How often an attempt makes a section anew because what it is made from has changed meanwhile.
+
+A later attempt goes through the rounds of those before it in passing: their results are remembered.
+"""
 
 
 # --- what is to be made -----------------------------------------------------------------------------

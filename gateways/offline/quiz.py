@@ -27,7 +27,7 @@ _MAX_SENTENCE_CHARS: Final = 320
 _MIN_WORDS, _MAX_WORDS = 6, 40
 _MIN_CELL_CHARS: Final = 2
 _FEWEST_LETTERS: Final = 12
-_GAP: Final = "_____"
+_GAP: Final = "[…]"
 _ALIKE: Final = 0.4
 # A number on its own: no part of a date, a version, an address or a name.
 _NUMBER: Final = re.compile(

@@ -13,7 +13,7 @@ from pptx import Presentation
 from domain.generation import Course, LessonBlock
 from rendering.course_parts import one_line, visible
 from rendering.course_pptx import course_pptx
-from rendering.course_slides import LINE_UNITS, cut, width, wrapped
+from rendering.text_width import LINE_UNITS, cut, width, wrapped
 from tests.support.courses import CONTENT, HOSTILE, make_content, make_course, make_draft, make_lesson, make_module
 from tests.support.judges import program
 

@@ -40,7 +40,7 @@ from services.schema import migrate
 from services.stack.ports import free_port
 from services.stack.postgres import EmbeddedPostgres
 from services.stack.temporal import EmbeddedTemporal
-from tests.replay import approvals, publishing
+from tests.replay import approvals, publishing, sections
 from tests.replay.timed_and_federated import MORE
 from tests.support.course_doubles import until_signaled
 from tests.support.course_service import Courses, serving_courses
@@ -197,6 +197,7 @@ SCENARIOS: Final[dict[str, Callable[[Courses], Awaitable[Record]]]] = {
     },
     **publishing.SCENARIOS,
     **approvals.SCENARIOS,
+    **sections.SCENARIOS,
 }
 
 

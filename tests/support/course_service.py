@@ -35,7 +35,7 @@ from core.ids import new_id
 from core.metrics import WorkerMetrics
 from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
-from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price
+from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, RevisionTask, Task
 from domain.jobs import JobAction, JobRef
 from gateways.offline import OfflineLanguageModel
 from repositories.rows import AnyRow
@@ -57,8 +57,9 @@ SOURCE: Final = Path(__file__).parent.parent / "data" / "tides.txt"
 class HeldModel(OfflineLanguageModel):
     """The offline model, asked under the eyes of a test.
 
-    ``asked`` counts calls by what is wanted: ``outline``, or the title of a lesson. While ``open`` is not set,
-    lessons stay in progress. ``answers`` replaces the answer by a text, or by an error, for as long as it is there.
+    ``asked`` counts calls by what is wanted: ``outline``, the title of a lesson, or ``slides of``, ``quiz of`` and
+    that title. While ``open`` is not set, lessons stay in progress. ``answers`` replaces the answer by a text, or by
+    an error, for as long as it is there.
     """
 
     def __init__(self) -> None:
@@ -74,12 +75,12 @@ class HeldModel(OfflineLanguageModel):
     @property
     def lessons(self) -> list[str]:
         """The lessons asked for, in order."""
-        return [title for title in self.asked if title != "outline"]
+        return [name for name in self.asked if name != "outline" and not name.startswith(("slides of ", "quiz of "))]
 
     async def complete(self, *, request: CompletionRequest) -> Completion:
         """Remember, wait, answer."""
         is_lesson = isinstance(request.task, LessonTask)
-        name = request.task.lesson.title if isinstance(request.task, LessonTask) else "outline"
+        name = _name_of(request.task)
         self.asked.append(name)
         if isinstance(request.task, OutlineTask):
             self.outlines.append(request.task)
@@ -100,6 +101,18 @@ class HeldModel(OfflineLanguageModel):
     def price(self, model: str) -> Price:
         """As the offline model."""
         return super().price(model)
+
+
+def _name_of(task: Task) -> str:
+    match task:
+        case OutlineTask():
+            return "outline"
+        case LessonTask():
+            return task.lesson.title
+        case RevisionTask():
+            return f"revision of {_name_of(task.of)}"
+        case _:
+            return f"{task.kind} of {task.lesson.title}"
 
 
 @dataclass(frozen=True)

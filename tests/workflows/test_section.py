@@ -22,8 +22,6 @@ from tests.support.course_service import Courses, serving_courses
 from tests.support.job_rows import call_rows, event_rows, job_row, step_rows
 from tests.support.waiting import eventually
 
-CENT = Decimal("0.01")
-
 
 class Reviser(OfflineLanguageModel):
     """The offline model with a price, which does heed comments: it adds them to what it writes anew.
@@ -198,6 +196,18 @@ class TestWhatIsMade:
         result = await done(courses, await section(courses, course, "module-1", comment="Plainer."))
         assert model.asked == ["revision"] * 2
         assert keys(result) == ["lesson-1.1", "lesson-1.2"]
+
+    async def test_one_lesson_of_a_hundred(self, courses: Courses, model: Reviser) -> None:
+        """As many calls as the lesson has descendants, itself included, for less than 2 % of the first run."""
+        course = await courses.start(modules=10, lessons=10, slides=True, quiz=True, exports=["json"])
+        first = await courses.until_status(course, "succeeded", within=240)
+        model.asked.clear()
+        job = await section(courses, course, "lesson-5.5", comment="Shorter.")
+        result = await done(courses, job)
+        assert model.asked == ["revision", "slides", "quiz"]
+        assert result["reused"]["nodes"] == 1 + 3 * 99
+        row = await job_row(courses.database, job)
+        assert 0 < row.cost_usd < first.cost_usd * Decimal("0.02")
 
     async def test_no_comment_is_in_any_history(self, courses: Courses) -> None:
         course = await finished(courses, slides=False, quiz=False)
