@@ -139,7 +139,8 @@ class TestRevocation:
         looks = _count_statements(app.state.services.database, "api_keys")
         with looks as seen:
             await front.http.get("/jobs")
-        assert seen == []
+        # That the key was used is written down beside the first request, and on a busy machine after it.
+        assert [statement for statement in seen if not statement.startswith("UPDATE api_keys SET last_used_at")] == []
 
     async def test_deaf_process_trusts_no_memory(
         self, make_settings: MakeSettings, tenants: TenantService, make_front: MakeFront
