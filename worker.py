@@ -17,8 +17,10 @@ import uvloop
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
+from activities.approvals import ApprovalActivities
 from activities.federated.steps import FederatedActivities
 from activities.generation.calls import PaidCalls
+from activities.generation.costs import CostWatch
 from activities.generation.documents import DocumentStore
 from activities.generation.evaluation import EvaluationActivities
 from activities.generation.guard import ContentGuard
@@ -154,6 +156,7 @@ class Families:
     """The activities of every family, one name each."""
 
     jobs: JobActivities
+    approvals: ApprovalActivities
     schedules: ScheduleActivities
     generation: GenerationActivities
     evaluation: EvaluationActivities
@@ -203,6 +206,8 @@ def queues(families: Families) -> list[Queue]:
                 families.speech.speak_lesson,
                 *video_activities(families.video),
                 course.export_course,
+                families.approvals.ask_approval,
+                families.approvals.look_at_approval,
                 families.sections.plan_section,
                 families.sections.apply_section,
                 families.sections.export_version,
@@ -309,6 +314,7 @@ class WorkerProcess:
             courses = await stack.enter_async_context(self._generation(database, tracing))
             families = Families(
                 jobs=JobActivities(database, self._metrics),
+                approvals=ApprovalActivities(database),
                 schedules=ScheduleActivities(database, ScheduledJobService(database, jobs)),
                 generation=courses.generation,
                 lesson_parts=courses.lesson_parts,
@@ -424,9 +430,10 @@ class WorkerProcess:
                 moderators,
                 keep_judgements=timedelta(hours=settings.response_cache_hours),
             )
+            watch = CostWatch(database, self._metrics, alert_usd=settings.generation_cost_alert_usd)
             writer = StructuredWriter(
                 database,
-                PaidCalls(database, keeper, self._metrics, slots, guard=guard),
+                PaidCalls(database, keeper, self._metrics, slots, guard=guard, watch=watch),
                 cache_for=timedelta(hours=settings.response_cache_hours),
             )
             known = Models(models)

@@ -25,8 +25,10 @@ from api.methods import answer_wrong_method
 from api.openapi import describe
 from api.readiness import Readiness
 from api.routes import (
+    approvals,
     artifacts,
     codec,
+    costs,
     courses,
     events,
     federated,
@@ -54,9 +56,11 @@ from core.version import VERSION
 from repositories.jobs import CHANNEL as JOB_CHANNEL
 from repositories.jobs import JobReader
 from repositories.tenants import KEY_CHANNEL
+from services.approvals import ApprovalService
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
 from services.commands import CommandSender
+from services.costs import CostService
 from services.courses import CourseService
 from services.families import create_kinds
 from services.federated.runtime import create_runtime
@@ -88,6 +92,8 @@ FAMILIES: Final = (
     jobs.router,
     events.router,
     artifacts.router,
+    approvals.router,
+    costs.router,
     schedules.router,
     webhooks.router,
     records.router,
@@ -208,6 +214,8 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
             settings.federated_predict_rate_limit, storage_url=settings.rate_limit_storage_url
         ),
         store=store,
+        approvals=ApprovalService(database, store, sender),
+        costs=CostService(database),
         artifacts=ArtifactService(database, store, max_bytes=settings.max_artifact_bytes),
         hub=hub,
         served=served,
@@ -338,7 +346,8 @@ def _cors(origins: list[str]) -> dict[str, Any]:
         "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         "allow_headers": [
             "Authorization", "Content-Encoding", "Content-Type", "Content-Disposition", "Idempotency-Key",
-            "If-None-Match", "If-Range", "Last-Event-ID", "Range", "X-Request-ID", "X-Namespace", "traceparent",
+            "If-Match", "If-None-Match", "If-Range", "Last-Event-ID", "Range", "X-Request-ID", "X-Namespace",
+            "traceparent",
         ],
         "expose_headers": [
             "Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed", "Location", "RateLimit",

@@ -15,8 +15,10 @@ from core.settings import Settings
 from core.store import ArtifactStore
 from core.telemetry import Tracing
 from repositories.jobs import JobReader
+from services.approvals import ApprovalService
 from services.artifacts import ArtifactService
 from services.codec import RemoteCodec
+from services.costs import CostService
 from services.courses import CourseService
 from services.federated.services import FederatedServices
 from services.guarding import PolicyService
@@ -49,6 +51,8 @@ class Services:
     store: ArtifactStore
     reader: JobReader
     artifacts: ArtifactService
+    approvals: ApprovalService
+    costs: CostService
     courses: CourseService
     publishing: PublishingService
     dialogs: DialogService

@@ -50,12 +50,30 @@ def moment_and_id_of(cursor: str | None) -> tuple[datetime, UUID] | None:
     return moment, UUID(bytes=raw[_MOMENT_BYTES:])
 
 
-def _decoded(cursor: str, length: int) -> bytes:
+def key_cursor_of(key: str) -> str:
+    """The cursor of the page after an item of a list that is sorted by a text."""
+    return base64.urlsafe_b64encode(b"." + key.encode()).decode().rstrip("=")
+
+
+def key_of(cursor: str | None) -> str | None:
+    """The text that a cursor stands for. Raises InvalidInput."""
+    if cursor is None:
+        return None
+    try:
+        marked = _decoded(cursor).decode()
+    except UnicodeDecodeError:
+        marked = ""
+    if not marked.startswith(".") or "\x00" in marked:
+        raise _bad("cursor", "is not a cursor of this list")
+    return marked[1:]
+
+
+def _decoded(cursor: str, length: int | None = None) -> bytes:
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raw = b""
-    if len(raw) != length:
+    if length is not None and len(raw) != length:
         raise _bad("cursor", "is not a cursor of this list")
     return raw
 

@@ -62,14 +62,9 @@ class JobBatchCreate(Frozen):
 
 
 class Decision(Frozen):
-    """What a person says along with a rejection."""
+    """What a person says along with a decision; ``content_sha256`` says what was seen, and must be what is there."""
 
     comment: Annotated[Prose, Field(max_length=2_000)] | None = None
-
-
-class Approval(Decision):
-    """What a person says along with an approval; ``content_sha256`` says what was seen, and must be what is there."""
-
     content_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 

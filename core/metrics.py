@@ -132,11 +132,15 @@ class WorkerMetrics:
         self._tokens = Counter(
             "gen_ai_client_token_usage",
             "Tokens that a provider billed.",
-            ("provider", "model", "token_type"),
+            ("provider", "model", "kind", "token_type"),
             registry=registry,
         )
         self._cost = Counter(
-            "longhaul_cost_usd", "What model calls cost, in US dollars.", ("provider", "model"), registry=registry
+            "longhaul_cost_usd", "What paid calls cost, in US dollars, by the kind of job.",
+            ("provider", "model", "kind"), registry=registry,
+        )  # fmt: skip
+        self._cost_alerts = Counter(
+            "longhaul_cost_alerts", "Jobs that spent as much as an alert was asked for.", ("kind",), registry=registry
         )
         self._calls = Counter(
             "longhaul_model_calls", "Calls of models, by outcome.", ("provider", "model", "outcome"), registry=registry
@@ -183,11 +187,17 @@ class WorkerMetrics:
         """Record a call of a model, whatever its end."""
         self._calls.labels(provider, model, outcome).inc()
 
-    def count_usage(self, *, provider: str, model: str, input_tokens: int, output_tokens: int, usd: float) -> None:
-        """Record what a call used and cost; cached answers use nothing and are not recorded."""
-        self._tokens.labels(provider, model, "input").inc(input_tokens)
-        self._tokens.labels(provider, model, "output").inc(output_tokens)
-        self._cost.labels(provider, model).inc(usd)
+    def count_usage(
+        self, *, provider: str, model: str, input_tokens: int, output_tokens: int, usd: float, kind: str = "other"
+    ) -> None:
+        """Record what a call of a job of this kind used and cost; cached answers use nothing and are not recorded."""
+        self._tokens.labels(provider, model, kind, "input").inc(input_tokens)
+        self._tokens.labels(provider, model, kind, "output").inc(output_tokens)
+        self._cost.labels(provider, model, kind).inc(usd)
+
+    def count_cost_alert(self, *, kind: str) -> None:
+        """Record a job that has become expensive; each is counted once."""
+        self._cost_alerts.labels(kind).inc()
 
 
 class PoolCollector(Collector):

@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     generation_fan_out: Annotated[int, Field(ge=1, le=200)] = 20
     evaluation_fan_out: Annotated[int, Field(ge=1, le=100)] = 4
     evaluation_budget_usd: Annotated[Decimal, Field(gt=0, le=10_000)] = Decimal(5)
+    generation_cost_alert_usd: Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=6)] | None = Decimal(5)
     response_cache_hours: Annotated[int, Field(ge=0)] = 168
     federated_max_update_bytes: Annotated[int, Field(ge=1_024)] = 536_870_912
     federated_predict_rate_limit: str = "600/minute"

@@ -163,6 +163,12 @@ class StateError(LonghaulError):
     code = "E.JOB.STATE"
 
 
+class ContentChanged(StateError):
+    """What was looked at is not what is there now: somebody changed it in between."""
+
+    code = "E.APPROVAL.STALE"
+
+
 class NotFinished(StateError):
     """The result was asked for before the job had one."""
 
@@ -399,6 +405,7 @@ TITLES: Final[dict[str, str]] = {
     "E.JOB.VANISHED": "The workflow is gone from Temporal",
     "E.JOB.ABANDONED": "The job was canceled before it finished",
     "E.STEP.TIMEOUT": "A step ran out of its time",
+    "E.APPROVAL.STALE": "The content is not the one that was seen",
     "E.IDEMPOTENCY.MISMATCH": "The idempotency key was used with another request",
     "E.IDEMPOTENCY.KEY": "The idempotency key is not valid",
     "E.ARTIFACT.RANGE": "The range cannot be satisfied",
@@ -410,6 +417,8 @@ TITLES: Final[dict[str, str]] = {
     "E.GENERATION.FILTERED": "The provider's content filter stopped the answer",
     "E.GENERATION.BLOCKED": "The tenant's content policy stopped the answer",
     "E.GENERATION.TRUNCATED": "The answer was cut off at the token limit",
+    "E.GENERATION.NOT_APPROVED": "A person did not agree",
+    "E.GENERATION.APPROVAL_TIMEOUT": "Nobody agreed in time",
     "E.GENERATION.INVALID": "The answer does not fit its schema",
     "E.GENERATION.NODE_MISSING": "The part of the course is not there",
     "E.GENERATION.OVERTAKEN": "The course kept changing meanwhile",

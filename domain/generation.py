@@ -266,7 +266,11 @@ class Quiz(Frozen):
 
 
 class OutlineTask(Frozen):
-    """The wish for an outline, as data. Sections carry the whole corpus in reading order."""
+    """The wish for an outline, as data. Sections carry the whole corpus in reading order.
+
+    ``comments`` are what people said when they did not agree to earlier outlines, oldest first, and ``previous`` is the
+    latest of those outlines.
+    """
 
     kind: Literal["outline"] = "outline"
     topic: str
@@ -276,6 +280,8 @@ class OutlineTask(Frozen):
     modules: int
     lessons_per_module: int
     sections: tuple[Section, ...]
+    comments: tuple[str, ...] = ()
+    previous: CourseOutline | None = None
 
 
 class LessonTask(Frozen):

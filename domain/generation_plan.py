@@ -64,6 +64,11 @@ def module_step(module: int) -> str:
     return f"module-{module + 1}"
 
 
+def outline_part(number: int) -> str:
+    """The name of an outline within the memory of the job, by the round in which it is made; counted from one."""
+    return OUTLINE_STEP if number == 1 else f"{OUTLINE_STEP}-{number}"
+
+
 def lesson_part(module: int, lesson: int) -> str:
     """The name of a lesson within the memory of the job; counted from one."""
     return f"{LESSON_PREFIX}{module + 1}.{lesson + 1}"

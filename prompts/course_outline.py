@@ -33,7 +33,7 @@ _SHORTEST_EXTRACT_CHARS: Final = 60
 def render(task: OutlineTask) -> tuple[Message, ...]:
     """The messages of the call; long corpora are shown by their headings and first words."""
     sources = as_material(_digest(task.sections))
-    user = PROMPT.user.format(**task.model_dump(exclude={"kind", "sections"}), sources=sources)
+    user = PROMPT.user.format(**task.model_dump(exclude={"kind", "sections", "comments", "previous"}), sources=sources)
     return Message(role="system", content=PROMPT.system), Message(role="user", content=user)
 
 

@@ -10,6 +10,7 @@ from domain.errors import FieldFault, InvalidInput, NotFound, SourceEmpty
 from domain.generation import ArtifactSource, CourseInput, InlineSource
 from rendering.sources import decode_source, parse_source
 from repositories.artifacts import ArtifactRepository
+from services.approvals import course_wait, decide_course
 from services.kinds import JobKind
 from workflows.generation import COURSE_WORKFLOW, TASK_QUEUE
 
@@ -28,6 +29,8 @@ def course_kind(database: Database, store: ArtifactStore) -> JobKind:
         summary=_summary,
         budget=lambda wanted: wanted.budget_usd,
         check=check,
+        consent=decide_course,
+        waits=course_wait,
     )
 
 

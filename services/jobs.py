@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database import Database
 from core.ids import new_id
+from domain.approvals import Answer
 from domain.errors import FieldFault, IdempotencyMismatch, InvalidInput, StateError
 from domain.jobs import (
     TERMINAL,
@@ -27,7 +28,7 @@ from domain.jobs import (
     check_action,
 )
 from repositories.commands import CommandRepository
-from repositories.jobs import JobRepository
+from repositories.jobs import JobRepository, keep_pause
 from repositories.rows import AnyRow
 from repositories.steps import StepRepository
 from repositories.tenants import IdempotencyRepository
@@ -38,6 +39,7 @@ from services.kinds import JobKind, KindRegistry, parse_input
 _PAST_TOLERANCE: Final = timedelta(minutes=5)
 _FURTHEST_START: Final = timedelta(days=366)
 _IN_THE_PAST: Final = "lies in the past"
+_DECISIONS: Final = frozenset({JobAction.APPROVE, JobAction.REJECT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +121,27 @@ class JobService:
     ) -> AnyRow:
         """Ask something of a job. Asking twice changes nothing. Raises NotFound and StateError.
 
-        ``seen`` is the digest of what is approved, for kinds that show one.
+        ``seen`` is the digest of what is approved or rejected, for kinds that show one.
         """
         async with self._database.tenant(tenant_id) as connection:
             repository = JobRepository(connection)
-            if action is JobAction.APPROVE:
-                await self._consent(connection, job_id, seen)
+            kind = self._kinds.find((await repository.get_document(job_id)).kind)
+            # By the kind's own tables first, because they are locked before the job: see Consent.
+            wait = await kind.waits(connection, job_id) if kind and kind.waits else None
+            facts: Mapping[str, Any] = {}
+            if action in _DECISIONS:
+                answer = Answer(approved=action is JobAction.APPROVE, comment=comment, seen=seen)
+                facts = await self._consent(connection, kind, job_id, answer)
             row = await repository.get_for_update(job_id)
-            waiting = (row.waiting_on or {}).get("kind")
+            shown = (row.waiting_on or {}).get("kind")
+            behind_pause = row.paused and wait is not None and wait.kind is WaitingKind.APPROVAL
             check_action(
                 action,
                 status=JobStatus(row.status),
                 paused=row.paused,
-                awaiting_approval=waiting == WaitingKind.APPROVAL,
+                awaiting_approval=shown == WaitingKind.APPROVAL or behind_pause,
             )
-            command = await self._apply(connection, row, action, comment)
+            command = await self._apply(connection, row, action, facts={"comment": comment, **facts}, wait=wait)
             document = await repository.get_document(job_id)
         if command is not None:
             await self._sender.try_now(command)
@@ -207,17 +215,18 @@ class JobService:
     # --- acting -------------------------------------------------------------------------------------
 
     async def _apply(
-        self, connection: AsyncConnection, row: AnyRow, action: JobAction, comment: str | None
-    ) -> Command | None:
+        self, connection: AsyncConnection, row: AnyRow, action: JobAction, *, facts: Mapping[str, Any],
+        wait: WaitingOn | None,
+    ) -> Command | None:  # fmt: skip
         match action:
             case JobAction.CANCEL:
                 return await self._cancel(connection, row)
             case JobAction.RETRY:
                 return await self._retry(connection, row)
             case JobAction.PAUSE | JobAction.RESUME:
-                return await self._set_paused(connection, row, paused=action is JobAction.PAUSE)
+                return await self._set_paused(connection, row, paused=action is JobAction.PAUSE, wait=wait)
             case JobAction.APPROVE | JobAction.REJECT:
-                return await self._decide(connection, row, approved=action is JobAction.APPROVE, comment=comment)
+                return await self._decide(connection, row, approved=action is JobAction.APPROVE, facts=facts)
 
     async def _cancel(self, connection: AsyncConnection, row: AnyRow) -> Command | None:
         repository, commands = JobRepository(connection), CommandRepository(connection)
@@ -242,7 +251,9 @@ class JobService:
         await _add(connection, command, not_before=FAST_PATH_LEASE)
         return command
 
-    async def _set_paused(self, connection: AsyncConnection, row: AnyRow, *, paused: bool) -> Command | None:
+    async def _set_paused(
+        self, connection: AsyncConnection, row: AnyRow, *, paused: bool, wait: WaitingOn | None
+    ) -> Command | None:
         if row.paused == paused:
             return None
         now = datetime.now(UTC)
@@ -251,7 +262,7 @@ class JobService:
             waiting: WaitingOn | None = WaitingOn(kind=WaitingKind.PAUSED, detail=detail, since=now)
         else:
             later = row.start_at is not None and row.start_at > now
-            waiting = _first_wait(row.start_at, later=later, admitted=row.admitted_at is not None)
+            waiting = _first_wait(row.start_at, later=later, admitted=row.admitted_at is not None) or wait
         version = await JobRepository(connection).record(
             job_id=row.id,
             event="job.paused" if paused else "job.resumed",
@@ -259,30 +270,28 @@ class JobService:
         )
         if row.admitted_at is None:
             return None
-        command = _command(row, CommandAction.SIGNAL, {"signal": "set_paused", "args": [paused, version]})
-        await _add(connection, command, not_before=FAST_PATH_LEASE)
-        return command
+        return await add_signal(connection, row, "set_paused", paused, version)
 
-    async def _consent(self, connection: AsyncConnection, job_id: UUID, seen: str | None) -> None:
-        consent = self._kinds.get((await JobRepository(connection).get_document(job_id)).kind).consent
-        if consent is not None:
-            await consent(connection, job_id, seen)
-        elif seen is not None:
+    async def _consent(
+        self, connection: AsyncConnection, kind: JobKind | None, job_id: UUID, answer: Answer
+    ) -> Mapping[str, Any]:
+        if kind is not None and kind.consent is not None:
+            return await kind.consent(connection, job_id, answer)
+        if answer.seen is not None:
             raise StateError("nothing about this job has a digest that could be approved")
+        return {}
 
     async def _decide(
-        self, connection: AsyncConnection, row: AnyRow, *, approved: bool, comment: str | None
+        self, connection: AsyncConnection, row: AnyRow, *, approved: bool, facts: Mapping[str, Any]
     ) -> Command:
         version = await JobRepository(connection).record(
             job_id=row.id,
             event="job.approved" if approved else "job.rejected",
-            data={"comment": comment},
-            values={"waiting_on": None},
+            data=facts,
+            values={"waiting_on": keep_pause},
         )
         # The comment stays in the event: workflow history carries no free text of people.
-        command = _command(row, CommandAction.SIGNAL, {"signal": "decide", "args": [approved, version]})
-        await _add(connection, command, not_before=FAST_PATH_LEASE)
-        return command
+        return await add_signal(connection, row, "decide", approved, version)
 
     async def _retry(self, connection: AsyncConnection, row: AnyRow) -> Command | None:
         repository = JobRepository(connection)
@@ -381,6 +390,13 @@ def _ref(row: AnyRow, *, attempt: int | None = None) -> JobRef:
         request_id=row.request_id,
         traceparent=row.traceparent,
     )
+
+
+async def add_signal(connection: AsyncConnection, row: AnyRow, signal: str, *args: Any) -> Command:
+    """Have the workflow of a job, whose row is locked, told something; a sender takes it after the commit."""
+    command = _command(row, CommandAction.SIGNAL, {"signal": signal, "args": list(args)})
+    await _add(connection, command, not_before=FAST_PATH_LEASE)
+    return command
 
 
 def _command(row: AnyRow, action: CommandAction, args: dict[str, Any], *, attempt: int | None = None) -> Command:

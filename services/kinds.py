@@ -9,7 +9,9 @@ from uuid import UUID
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.approvals import Answer
 from domain.errors import FieldFault, InvalidInput
+from domain.jobs import WaitingOn
 from domain.model import Frozen
 from domain.structured import pointer
 
@@ -20,9 +22,12 @@ Companion = Callable[[AsyncConnection, UUID, UUID, Any], Awaitable[None]]
 """Writes what belongs to a job in the job's own transaction: tenant, job, validated input. Raises InvalidInput."""
 
 
-Consent = Callable[[AsyncConnection, UUID, str | None], Awaitable[None]]
-"""Fixes what is approved, in the transaction that records the approval and before the job is locked: job, and the
-digest of what the approver has seen, where it was said. Raises StateError where that is not what there is."""
+Consent = Callable[[AsyncConnection, UUID, Answer], Awaitable[Mapping[str, Any]]]
+"""Fixes what a person approves or rejects, in the transaction that records the decision and before the job is locked:
+job, and what was said. Returns facts for the event. Raises StateError where what was seen is not what there is."""
+
+Waits = Callable[[AsyncConnection, UUID], Awaitable[WaitingOn | None]]
+"""What a job waits a person for, by the kind's own tables: so that pausing and resuming does not make it forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class JobKind:
     check: Check | None = None
     accompany: Companion | None = None
     consent: Consent | None = None
+    waits: Waits | None = None
     max_running: int | None = None
 
 
@@ -58,6 +64,10 @@ class KindRegistry:
             known = ", ".join(sorted(self._kinds))
             raise InvalidInput("the kind of job is not known", faults=[FieldFault("/kind", f"is not one of: {known}")])
         return kind
+
+    def find(self, name: str) -> JobKind | None:
+        """The kind of that name, or None where this installation does not run it."""
+        return self._kinds.get(name)
 
     def limits(self) -> dict[str, int]:
         """How many jobs may run at once, for the kinds that say so themselves."""

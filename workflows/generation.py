@@ -7,7 +7,7 @@ from uuid import UUID
 
 from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import FailureError
+from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
@@ -23,11 +23,13 @@ with workflow.unsafe.imports_passed_through():
     )
     from activities.media.speech import SpeechActivities
     from activities.media.video import FilmLessonInput
-    from domain.generation import ContentStatus
-    from domain.generation_plan import LessonPart, first_steps, module_steps
+    from domain.approvals import MOST_ROUNDS, ApprovalState, Subject
+    from domain.generation import ApprovalWish, ContentStatus
+    from domain.generation_plan import LessonPart, first_steps, module_steps, outline_part
     from domain.jobs import JobRef
     from domain.model import Frozen
-    from workflows.jobs import JobResult, JobWorkflow, PauseGate
+    from workflows.approvals import ApprovedWorkflow
+    from workflows.jobs import JobResult, PauseGate
     from workflows.options import COMPUTE, MODEL_CALL
     from workflows.video import RenderVideoWorkflow
 
@@ -80,7 +82,7 @@ class FreedSlots(Frozen):
 
 
 @workflow.defn(name=COURSE_WORKFLOW)
-class CourseGenerationWorkflow(JobWorkflow):
+class CourseGenerationWorkflow(ApprovedWorkflow):
     """``generation.course``: sources, outline, lessons module by module, export."""
 
     @workflow.init
@@ -102,11 +104,16 @@ class CourseGenerationWorkflow(JobWorkflow):
         workflow.set_current_details("Reading the sources")
         corpus_id = await self._prepare_sources()
         workflow.set_current_details("Designing the course")
-        outline = await self._write_outline(corpus_id)
+        outline = await self._agree_on_outline(corpus_id)
+        await self.plan(
+            self._job, module_steps(outline.lessons, video=outline.video), first_position=len(first_steps())
+        )
         workflow.set_current_details(f"Writing {sum(outline.lessons)} lessons in {len(outline.lessons)} modules")
         await self._write_modules(corpus_id, outline)
         workflow.set_current_details("Putting the course together")
         await self._export(corpus_id, outline)
+        if outline.approval is not None and outline.approval.final:
+            await self._agree_on_course(corpus_id, outline, outline.approval)
 
     async def _prepare_sources(self) -> UUID:
         await self.gate()
@@ -115,18 +122,48 @@ class CourseGenerationWorkflow(JobWorkflow):
                 GenerationActivities.prepare_sources, CourseStepInput(job=self._job), summary="sources", **COMPUTE
             )
 
-    async def _write_outline(self, corpus_id: UUID) -> WriteOutlineResult:
+    async def _write_outline(self, corpus_id: UUID, number: int) -> WriteOutlineResult:
         await self.gate()
-        with workflow.create_event_group("outline", label="Course structure").scope():
-            outline = await workflow.execute_activity_method(
+        with workflow.create_event_group(outline_part(number), label="Course structure").scope():
+            return await workflow.execute_activity_method(
                 GenerationActivities.write_outline,
-                WriteOutlineInput(job=self._job, corpus_id=corpus_id),
-                summary="outline",
+                WriteOutlineInput(job=self._job, corpus_id=corpus_id, round=number),
+                summary=outline_part(number),
                 **MODEL_CALL,
             )
-        steps = module_steps(outline.lessons, video=outline.video)
-        await self.plan(self._job, steps, first_position=len(first_steps()))
-        return outline
+
+    # --- what people agree to -----------------------------------------------------------------------
+
+    async def _agree_on_outline(self, corpus_id: UUID) -> WriteOutlineResult:
+        """The outline, as soon as a person agrees to one where that was asked for. Each no leads to another one."""
+        number = rejections = 0
+        while True:
+            number += 1
+            outline = await self._write_outline(corpus_id, number)
+            if outline.approval is None or not outline.approval.outline:
+                return outline
+            found = await self.await_approval(
+                self._job, outline.approval, Subject.OUTLINE, number,
+                artifact_id=outline.outline_id, content_sha256=outline.content_sha256,
+            )  # fmt: skip
+            if found.state is ApprovalState.APPROVED:
+                # Not necessarily the one that was written: a person may have edited it.
+                return outline.model_copy(update={"outline_id": found.artifact_id})
+            # Those of earlier attempts are only passed by: a retry is a wish for more outlines.
+            rejections += found.attempt == self._job.attempt
+            if rejections >= MOST_ROUNDS:
+                raise ApplicationError(f"{rejections} outlines were rejected", type="E.GENERATION.NOT_APPROVED")
+
+    async def _agree_on_course(self, corpus_id: UUID, outline: WriteOutlineResult, wish: ApprovalWish) -> None:
+        """Wait until a person agrees to the course as it was put together last."""
+        while True:
+            found = await self.await_approval(self._job, wish, Subject.COURSE, self._job.attempt)
+            if found.state is ApprovalState.APPROVED:
+                return
+            if found.state is ApprovalState.REJECTED:
+                raise ApplicationError("the finished course was rejected", type="E.GENERATION.NOT_APPROVED")
+            # A part of it was edited: people are shown, and asked about, what that makes of the whole.
+            await self._export(corpus_id, outline, again=True)
 
     async def _write_modules(self, corpus_id: UUID, outline: WriteOutlineResult) -> None:
         """Start modules as slots become free. After a failure start no more, but let paid work finish."""
@@ -241,12 +278,12 @@ class CourseGenerationWorkflow(JobWorkflow):
         for handle in list(self._modules.values()):
             await _tell(handle, CourseModuleWorkflow.on_set_paused, paused, version)
 
-    async def _export(self, corpus_id: UUID, outline: WriteOutlineResult) -> None:
+    async def _export(self, corpus_id: UUID, outline: WriteOutlineResult, *, again: bool = False) -> None:
         await self.gate()
         with workflow.create_event_group("export", label="Export").scope():
             await workflow.execute_activity_method(
                 GenerationActivities.export_course,
-                ExportCourseInput(job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id),
+                ExportCourseInput(job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id, again=again),
                 summary="export",
                 **COMPUTE,
             )

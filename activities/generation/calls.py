@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from activities.generation.costs import CostWatch
 from activities.generation.guard import ContentGuard
 from activities.generation.slots import CallSlots
 from activities.steps import StepKeeper
@@ -39,6 +40,7 @@ class PaidCalls:
         *,
         guard: ContentGuard | None = None,
         look_pauses_seconds: Sequence[float] = _LOOK_PAUSES_SECONDS,
+        watch: CostWatch | None = None,
     ) -> None:
         self._keeper = keeper
         self._desk = CallDesk(database)
@@ -47,6 +49,7 @@ class PaidCalls:
         self._look_pauses_seconds = look_pauses_seconds
         self.guard = guard or ContentGuard(database, keeper, PersonalDataDetector())
         """What every answer goes through before it is kept; without another one with local detectors alone."""
+        self._watch = watch
 
     async def complete(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
         """The answer to the request, paid for once. Raises ProviderError, BudgetExceeded and PriceUnknown."""
@@ -103,9 +106,11 @@ class PaidCalls:
         await self._desk.settle(
             job, op=request.op, part=_part(request), answer=answer, usage=completion.usage, cost_usd=cost
         )
-        self._count(model.name, request.model, completion.usage, cost)
+        self._count(job.kind, model.name, request.model, completion.usage, cost)
+        if cost and self._watch is not None:
+            await self._watch.look(job)
 
-    def _count(self, provider: str, model: str, usage: TokenUsage, cost: Decimal) -> None:
+    def _count(self, kind: str, provider: str, model: str, usage: TokenUsage, cost: Decimal) -> None:
         self._metrics.count_model_call(provider=provider, model=model, outcome=Outcome.DONE.value)
         self._metrics.count_usage(
             provider=provider,
@@ -113,6 +118,7 @@ class PaidCalls:
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             usd=float(cost),
+            kind=kind,
         )
 
 

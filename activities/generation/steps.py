@@ -12,16 +12,18 @@ from activities.generation.assembly import CourseAssembler, KeptOutline
 from activities.generation.documents import DocumentStore
 from activities.generation.models import Models
 from activities.generation.revisions import SpoiledAnswers, put_back, revised
-from activities.generation.wishes import course_result, lesson_of, lesson_wish, outline_wish, render_all
+from activities.generation.wishes import Rejected, course_result, lesson_of, lesson_wish, outline_wish, render_all
 from activities.generation.writer import StructuredWriter, Wish, Written
 from activities.heartbeat import heartbeating
 from activities.steps import StepKeeper, input_hash
 from core.database import Statement
+from domain.approvals import Subject, outline_sha256
 from domain.artifacts import Artifact, ArtifactRole
 from domain.course_graph import NodeMade, TreeNode, lesson_key, place_of
 from domain.course_nodes import lesson_nodes, outline_nodes
 from domain.errors import ContentError
 from domain.generation import (
+    ApprovalWish,
     ArtifactSource,
     ContentStatus,
     Corpus,
@@ -38,6 +40,7 @@ from domain.generation_plan import (
     lesson_part,
     lesson_parts,
     module_step,
+    outline_part,
 )
 from domain.guarding import Verdict
 from domain.jobs import JobRef
@@ -45,6 +48,7 @@ from domain.model import Frozen
 from prompts import course_lesson, course_outline, revision
 from rendering.exports import RenderedFile
 from rendering.sources import SourceText, build_corpus, decode_source
+from repositories.approvals import ApprovalRepository
 from repositories.courses import CourseRepository, course_statement, revisions_statement
 from repositories.jobs import JobRepository
 from repositories.steps import FinishedPart, StepResultRepository
@@ -69,16 +73,18 @@ class CourseStepInput(Frozen):
 
 
 class WriteOutlineInput(Frozen):
-    """The outline is made from this corpus."""
+    """The outline is made from this corpus; from ``round`` two on because a person did not agree to those before."""
 
     job: JobRef
     corpus_id: UUID
+    round: int = 1
 
 
 class WriteOutlineResult(Frozen):
     """Where the outline is, how many lessons each module has, and how many lessons to write at once.
 
     ``parts`` is what to make of every lesson once it is written, in order; ``video`` says that it is filmed then.
+    ``approval`` says what a person is to agree to, where that was asked for, and ``content_sha256`` to which outline.
     """
 
     outline_id: UUID
@@ -86,6 +92,8 @@ class WriteOutlineResult(Frozen):
     fan_out: int
     parts: tuple[LessonPart, ...] = ()
     video: bool = False
+    approval: ApprovalWish | None = None
+    content_sha256: str = ""
 
 
 class WriteLessonInput(Frozen):
@@ -112,11 +120,12 @@ class WriteLessonResult(Frozen):
 
 
 class ExportCourseInput(Frozen):
-    """Everything the course is put together from."""
+    """Everything the course is put together from; ``again`` where it was exported before and was edited since."""
 
     job: JobRef
     corpus_id: UUID
     outline_id: UUID
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +191,16 @@ class GenerationActivities:
         job = step.job
         async with self._keeper.attempt(job, OUTLINE_STEP), heartbeating():
             wanted = await self._documents.read_input(job)
-            digest = input_hash(OUTLINE_STEP, str(step.corpus_id), course_outline.PROMPT.sha256)
-            kept = await self._keeper.recall(job, OUTLINE_STEP, digest)
+            rejected = await self._rejected(job, step.round)
+            digest = input_hash(OUTLINE_STEP, str(step.corpus_id), *_what_an_outline_depends_on(rejected))
+            part = _Part(OUTLINE_STEP, outline_part(step.round), digest)
+            kept = await self._keeper.recall(job, part.name, digest)
             if kept is None:
                 corpus = await self._documents.read(job, step.corpus_id, Corpus)
                 model, model_name = self._models.chosen(wanted)
-                wish = outline_wish(wanted, corpus, spoiled=await self._count_spoiled(job))
-                written = await self._writer.write(job, OUTLINE_STEP, model, model_name, wish)
-                kept = {"artifact_id": str(await self._keep_outline(job, digest, step.corpus_id, written))}
+                wish = outline_wish(wanted, corpus, spoiled=await self._count_spoiled(job), rejected=rejected)
+                written = await self._writer.write(job, part.name, model, model_name, wish)
+                kept = {"artifact_id": str(await self._keep_outline(job, part, step.corpus_id, written))}
             outline_id = UUID(kept["artifact_id"])
             outline = (await self._documents.read(job, outline_id, KeptOutline)).outline
             return WriteOutlineResult(
@@ -198,6 +209,8 @@ class GenerationActivities:
                 fan_out=self._lessons_at_once,
                 parts=lesson_parts(wanted),
                 video=wanted.video is not None,
+                approval=wanted.approval,
+                content_sha256=outline_sha256(outline),
             )
 
     @activity.defn(name="write_lesson")
@@ -233,12 +246,17 @@ class GenerationActivities:
         """
         job = step.job
         async with self._keeper.attempt(job, EXPORT_STEP), heartbeating():
-            digest = input_hash(EXPORT_STEP, str(step.outline_id))
-            kept = await self._keeper.recall(job, EXPORT_STEP, digest)
+            number = await self._latest_version(job) if step.again else None
+            part = EXPORT_STEP if number is None else f"{EXPORT_STEP}-{number}"
+            digest = input_hash(part, str(step.outline_id))
+            kept = await self._keeper.recall(job, part, digest)
             if kept is not None:
+                # The end of an attempt that failed has taken the result away.
+                async with self._keeper.effect(job) as connection:
+                    await JobRepository(connection).set_result(job.job_id, kept)
                 return
             wanted = await self._documents.read_input(job)
-            version = await self._freeze(step)
+            version = await self._freeze(step) if number is None else await self._version(job, number)
             course = await self._assembler.assemble(job, corpus_id=step.corpus_id, tree=version.tree)
             files = await asyncio.to_thread(render_all, course, wanted)
             artifacts = await asyncio.gather(*(self._store_file(job, file) for file in files))
@@ -247,7 +265,7 @@ class GenerationActivities:
             }  # fmt: skip
             result["guarding"] = await self._writer.guard.sum_up(job, wanted.provider)
             async with self._keeper.effect(job) as connection:
-                earlier = await StepResultRepository(connection).get_or_none(job, EXPORT_STEP, digest)
+                earlier = await StepResultRepository(connection).get_or_none(job, part, digest)
                 if earlier is not None:
                     return
                 for artifact in artifacts:
@@ -258,7 +276,7 @@ class GenerationActivities:
                         export=export, profile=wanted.profile, artifact_id=artifact.id,
                     )  # fmt: skip
                 await self._keeper.finish_part(
-                    connection, job, step=EXPORT_STEP, part=EXPORT_STEP, digest=digest, result=result,
+                    connection, job, step=EXPORT_STEP, part=part, digest=digest, result=result,
                     event="course.exported", data={"files": [file.name for file in files]},
                 )  # fmt: skip
                 await JobRepository(connection).set_result(job.job_id, result)
@@ -296,7 +314,16 @@ class GenerationActivities:
         made_of = input_hash(part, model.name, model_name, wish.prompt.sha256, wish.task.model_dump(mode="json"))
         return lesson_of(step.lesson, planned, written), made_of
 
-    async def _keep_outline(self, job: JobRef, digest: str, corpus_id: UUID, written: Written[CourseOutline]) -> UUID:
+    async def _rejected(self, job: JobRef, number: int) -> Rejected | None:
+        """What people said about the outlines of the rounds before; None where this is the first."""
+        if number == 1:
+            return None
+        async with self._keeper.effect(job) as connection:
+            rounds = await ApprovalRepository(connection).get_rejected(job.job_id, Subject.OUTLINE, before=number)
+        latest = await self._documents.read(job, rounds[-1].artifact_id, KeptOutline)
+        return Rejected(outline=latest.outline, comments=tuple(row.comment or "" for row in rounds))
+
+    async def _keep_outline(self, job: JobRef, part: _Part, corpus_id: UUID, written: Written[CourseOutline]) -> UUID:
         if written.content is None:
             await self._keep_bad_outline(job, written)
             blocked = Verdict(findings=written.findings).blocked
@@ -304,13 +331,13 @@ class GenerationActivities:
             raise ContentError(detail, code=code)
         outline = KeptOutline(outline=written.content, provenance=written.provenance)
         data = {"title": written.content.title, "modules": [module.title for module in written.content.modules]}
-        made = _Made("outline.json", outline, ArtifactRole.PARTIAL, "outline.written", data)
+        made = _Made(f"{part.name}.json", outline, ArtifactRole.PARTIAL, "outline.written", data)
         opening = course_statement(job, job.job_id, title=written.content.title, corpus_id=corpus_id)
 
         def nodes(artifact_id: UUID) -> list[NodeMade]:
-            return outline_nodes(outline.outline, outline.provenance, input_hash=digest, artifact_id=artifact_id)
+            return outline_nodes(outline.outline, outline.provenance, input_hash=part.digest, artifact_id=artifact_id)
 
-        return await self._finish(job, _Part(OUTLINE_STEP, OUTLINE_STEP, digest), made, opening, nodes=nodes)
+        return await self._finish(job, part, made, opening, nodes=nodes)
 
     async def _keep_bad_outline(self, job: JobRef, written: Written[CourseOutline]) -> None:
         assert written.draft is not None
@@ -366,6 +393,15 @@ class GenerationActivities:
             number = await courses.snapshot(job.job_id, job, reason="made")
             return _Version(number, await courses.get_version_tree(job.job_id, number))
 
+    async def _latest_version(self, job: JobRef) -> int:
+        async with self._keeper.effect(job) as connection:
+            number: int = (await CourseRepository(connection).get(job.job_id)).latest_version
+            return number
+
+    async def _version(self, job: JobRef, number: int) -> "_Version":
+        async with self._keeper.effect(job) as connection:
+            return _Version(number, await CourseRepository(connection).get_version_tree(job.job_id, number))
+
     async def _complete_tree(self, step: ExportCourseInput) -> None:
         """Nodes for what was made by a release that knew of no graph, of courses that were in progress then."""
         job = step.job
@@ -393,6 +429,13 @@ class _Version:
 
     number: int
     tree: tuple[TreeNode, ...]
+
+
+def _what_an_outline_depends_on(rejected: Rejected | None) -> tuple[Any, ...]:
+    if rejected is None:
+        return (course_outline.PROMPT.sha256,)
+    before = [outline_sha256(rejected.outline), *rejected.comments]
+    return course_outline.PROMPT.sha256, revision.PROMPT.sha256, before
 
 
 def lesson_digest(step: WriteLessonInput, module: int, lesson: int) -> str:

@@ -1,6 +1,7 @@
 """What is wanted of a model for each step, what makes its answer good, and what becomes of it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
@@ -16,17 +17,28 @@ from domain.generation import (
     LessonContent,
     LessonOutline,
     LessonTask,
+    Message,
     OutlineTask,
     Section,
 )
 from domain.generation_plan import LESSON_TOKENS, outline_tokens
-from prompts import course_lesson, course_outline
+from prompts import course_lesson, course_outline, revision
 from rendering.exports import RenderedFile, render
 
 _MOST_SECTIONS_WITHOUT_PLAN: Final = 12
 
 
-def outline_wish(wanted: CourseInput, corpus: Corpus, *, spoiled: int = 0) -> Wish[CourseOutline]:
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The latest outline that a person did not agree to, and what was said about it and those before, oldest first."""
+
+    outline: CourseOutline
+    comments: tuple[str, ...]
+
+
+def outline_wish(
+    wanted: CourseInput, corpus: Corpus, *, spoiled: int = 0, rejected: Rejected | None = None
+) -> Wish[CourseOutline]:
     """The structure of the course, in exactly the size asked for, over sections that exist."""
     task = OutlineTask(
         topic=wanted.topic,
@@ -36,17 +48,31 @@ def outline_wish(wanted: CourseInput, corpus: Corpus, *, spoiled: int = 0) -> Wi
         modules=wanted.modules,
         lessons_per_module=wanted.lessons_per_module,
         sections=corpus.sections,
+        comments=() if rejected is None else rejected.comments,
+        previous=None if rejected is None else rejected.outline,
     )
-    known = {section.id for section in corpus.sections}
+    asked = course_outline.render(task)
     return Wish(
         task=task,
-        prompt=course_outline.PROMPT,
-        messages=course_outline.render(task),
+        prompt=course_outline.PROMPT if rejected is None else revision.PROMPT,
+        messages=asked if rejected is None else _anew(asked, rejected),
         answer=CourseOutline,
         max_output_tokens=outline_tokens(wanted.modules * wanted.lessons_per_module),
-        rule=lambda outline: outline_faults(outline, wanted, known),
+        rule=lambda outline: outline_faults(outline, wanted, section_ids(corpus)),
         spoiled=spoiled,
+        # Nobody asks again in order to get the same.
+        fresh=rejected is not None,
     )
+
+
+def _anew(asked: Sequence[Message], rejected: Rejected) -> tuple[Message, ...]:
+    said = "\n".join(comment for comment in rejected.comments if comment)
+    return revision.render(asked, before=rejected.outline.model_dump_json(), comment=said or None, part=None)
+
+
+def section_ids(corpus: Corpus) -> set[str]:
+    """The sections that an outline may name."""
+    return {section.id for section in corpus.sections}
 
 
 def outline_faults(outline: CourseOutline, wanted: CourseInput, known: set[str]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from api.idempotency import key_of_item, parse_key
 from api.pages import cursor_of, id_of, label_filters
 from api.polling import Polled, poll_job
 from api.routing import TAKES_LABELS, ApiRoute, Call, Needs, problems
-from api.schemas import Approval, Decision, JobBatchCreate, JobBatchDocument, JobCreate, JobDocument, JobPage, Moment
+from api.schemas import Decision, JobBatchCreate, JobBatchDocument, JobCreate, JobDocument, JobPage, Moment
 from api.wishes import read_wish, wish_of
 from domain.errors import LonghaulError, NotFinished, StateError
 from domain.jobs import TERMINAL, JobAction, JobStatus
@@ -133,16 +133,15 @@ async def retry_job(call: Writer, job_id: JobID) -> Response:
 
 
 @router.post("/jobs/{job_id}/approve", status_code=202, response_model=JobDocument, responses=problems(404, 409))
-async def approve_job(call: Writer, job_id: JobID, body: Approval | None = None) -> Response:
+async def approve_job(call: Writer, job_id: JobID, body: Decision | None = None) -> Response:
     """Say yes to what waits for approval: to what it is now or, where its digest is given, to that and nothing else."""
-    said = body or Approval()
-    return await _act(call, job_id, JobAction.APPROVE, comment=said.comment, seen=said.content_sha256)
+    return await _decide(call, job_id, JobAction.APPROVE, body)
 
 
 @router.post("/jobs/{job_id}/reject", status_code=202, response_model=JobDocument, responses=problems(404, 409))
 async def reject_job(call: Writer, job_id: JobID, body: Decision | None = None) -> Response:
-    """Say no to what waits for approval."""
-    return await _act(call, job_id, JobAction.REJECT, comment=body.comment if body else None)
+    """Say no to what waits for approval; the comment goes into the next attempt, where the kind makes one."""
+    return await _decide(call, job_id, JobAction.REJECT, body)
 
 
 # --- answers ----------------------------------------------------------------------------------------
@@ -176,6 +175,11 @@ async def _act(
     call: Call, job_id: UUID, action: JobAction, *, comment: str | None = None, seen: str | None = None
 ) -> Response:
     return _accepted(call, await call.services.jobs.act(call.tenant_id, job_id, action, comment=comment, seen=seen))
+
+
+async def _decide(call: Call, job_id: UUID, action: JobAction, said: Decision | None) -> Response:
+    said = said or Decision()
+    return await _act(call, job_id, action, comment=said.comment, seen=said.content_sha256)
 
 
 async def _start_item(call: Call, raw: Any, *, key: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ first migration), and every key that another tenant could probe for existence st
 
 from typing import Final
 
+from repositories.tables.approvals import approvals
 from repositories.tables.base import Moment, Money, metadata
 from repositories.tables.core import (
     api_keys,
@@ -80,6 +81,7 @@ __all__ = [
     "Moment",
     "Money",
     "api_keys",
+    "approvals",
     "artifacts",
     "bot_updates",
     "bots",

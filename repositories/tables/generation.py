@@ -43,6 +43,7 @@ provider_calls: Final = Table(
     comment="The ledger of paid calls: a row is committed before the wire is touched."
     " lost_usd is the worst case of sends whose outcome stayed unknown.",
 )
+Index("ix_provider_calls_created_at", provider_calls.c.tenant_id, provider_calls.c.created_at)
 
 response_cache: Final = Table(
     "response_cache",

@@ -10,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database import Database
 from core.ids import new_id
+from domain.approvals import Answer
 from domain.errors import FieldFault, InvalidInput, NotFound, StateError
+from domain.jobs import WaitingKind, WaitingOn
 from domain.publishing.content import PostContent, content_faults, render
 from domain.publishing.orders import (
     CHECK_KIND,
@@ -42,7 +44,7 @@ def publishing_kinds(database: Database, *, max_orders: int, exempt_hosts: Seque
         JobKind(
             name=ORDER_KIND, input_model=OrderInput, workflow=ORDER_WORKFLOW, task_queue=TASK_QUEUE,
             summary=lambda wanted: f"Post, then {wanted.finish}", check=desk.check_order, accompany=desk.book_order,
-            consent=approve_content, max_running=max_orders,
+            consent=approve_content, waits=order_wait, max_running=max_orders,
         ),
         JobKind(
             name=SEQUENCE_KIND, input_model=SequenceInput, workflow=SEQUENCE_WORKFLOW, task_queue=TASK_QUEUE,
@@ -162,17 +164,31 @@ class BookingDesk:
             })  # fmt: skip
 
 
-async def approve_content(connection: AsyncConnection, order_id: UUID, seen: str | None) -> None:
+async def approve_content(connection: AsyncConnection, order_id: UUID, answer: Answer) -> dict[str, Any]:
     """Write down which content the channel's owner agrees to; from then on it cannot be changed.
 
     Raises StateError where the owner has ``seen`` another one.
     """
     repository = OrderRepository(connection)
     order = await repository.get_one(order_id, lock=True)
-    if seen is not None and seen != order.content_sha256:
+    if answer.seen is not None and answer.seen != order.content_sha256:
         raise StateError("the content is not the one that was seen; look at it again")
-    if order.state == OrderState.APPROVAL:
+    if answer.approved and order.state == OrderState.APPROVAL:
         await repository.change(order.id, approved_sha256=order.content_sha256, pending=None)
+    return {"content_sha256": order.content_sha256}
+
+
+async def order_wait(connection: AsyncConnection, order_id: UUID) -> WaitingOn | None:
+    """The channel's owner, where they have not answered yet."""
+    order = await OrderRepository(connection).get_one(order_id, lock=True)
+    if order.state != OrderState.APPROVAL or order.approved_sha256 == order.content_sha256:
+        return None
+    return WaitingOn(
+        kind=WaitingKind.APPROVAL,
+        detail="the channel's owner has to agree",
+        since=order.updated_at,
+        until=order.latest_at,
+    )
 
 
 def _invalid(*faults: FieldFault) -> InvalidInput:

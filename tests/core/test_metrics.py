@@ -81,7 +81,8 @@ class TestWorker:
         metrics.commands_waiting.set(3)
         metrics.count_reconciled("terminated")
         metrics.count_model_call(provider="openai", model="m", outcome="done")
-        metrics.count_usage(provider="openai", model="m", input_tokens=7, output_tokens=2, usd=0.5)
+        metrics.count_usage(provider="openai", model="m", input_tokens=7, output_tokens=2, usd=0.5, kind="a.b")
+        metrics.count_cost_alert(kind="a.b")
         samples = _samples(await render(registry))
         expected = {
             "longhaul_jobs_finished_total{kind=a.b,status=failed}": 1,
@@ -90,9 +91,10 @@ class TestWorker:
             "longhaul_commands_waiting{}": 3,
             "longhaul_reconciled_total{finding=terminated}": 1,
             "longhaul_model_calls_total{model=m,outcome=done,provider=openai}": 1,
-            "gen_ai_client_token_usage_total{model=m,provider=openai,token_type=input}": 7,
-            "gen_ai_client_token_usage_total{model=m,provider=openai,token_type=output}": 2,
-            "longhaul_cost_usd_total{model=m,provider=openai}": 0.5,
+            "gen_ai_client_token_usage_total{kind=a.b,model=m,provider=openai,token_type=input}": 7,
+            "gen_ai_client_token_usage_total{kind=a.b,model=m,provider=openai,token_type=output}": 2,
+            "longhaul_cost_usd_total{kind=a.b,model=m,provider=openai}": 0.5,
+            "longhaul_cost_alerts_total{kind=a.b}": 1,
         }
         assert {series: samples[series] for series in expected} == expected
 

@@ -40,7 +40,7 @@ from services.schema import migrate
 from services.stack.ports import free_port
 from services.stack.postgres import EmbeddedPostgres
 from services.stack.temporal import EmbeddedTemporal
-from tests.replay import evaluation, publishing, sections, videos
+from tests.replay import approvals, evaluation, publishing, sections, videos
 from tests.replay.timed_and_federated import MORE
 from tests.support.course_doubles import until_signaled
 from tests.support.course_service import Courses, serving_courses
@@ -196,6 +196,7 @@ SCENARIOS: Final[dict[str, Callable[[Courses], Awaitable[Record]]]] = {
         for scenario in (noop, succeeded, paused, failed, retried, canceled, unauthorised, crashed, imported, *MORE)
     },
     **publishing.SCENARIOS,
+    **approvals.SCENARIOS,
     **sections.SCENARIOS,
     **videos.SCENARIOS,
     **evaluation.SCENARIOS,

@@ -17,6 +17,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 import worker
+from activities.approvals import ApprovalActivities
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
 from activities.generation.evaluation import EvaluationActivities
@@ -75,6 +76,7 @@ class HeldModel(OfflineLanguageModel):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.outlines: list[OutlineTask] = []
         self.in_progress = 0
         self.open = asyncio.Event()
         self.open.set()
@@ -92,6 +94,8 @@ class HeldModel(OfflineLanguageModel):
         is_lesson = isinstance(request.task, LessonTask)
         name = _name_of(request.task)
         self.asked.append(name)
+        if isinstance(request.task, OutlineTask):
+            self.outlines.append(request.task)
         self.in_progress += 1
         try:
             if is_lesson and self.fault is not None and len(self.lessons) == self.failing_lesson:
@@ -152,9 +156,9 @@ class Courses:
         started = await self.service.start(self.tenant_id, JobRequest(kind=kind, input=wanted), key=None)
         return JobRef(job_id=started.document.id, tenant_id=self.tenant_id, kind=kind)
 
-    async def act(self, job: JobRef, action: JobAction) -> None:
+    async def act(self, job: JobRef, action: JobAction, *, comment: str | None = None, seen: str | None = None) -> None:
         """Ask something of a job."""
-        await self.service.act(self.tenant_id, job.job_id, action)
+        await self.service.act(self.tenant_id, job.job_id, action, comment=comment, seen=seen)
 
     async def until_status(self, job: JobRef, status: str, *, within: float = 30.0) -> AnyRow:
         """Wait until the job's row has this status."""
@@ -198,9 +202,14 @@ async def serving_courses(
     desk: RenderDesk | None = None,
     makers: Sequence[Any] = (),
     voices: Sequence[SpeechProvider] = (),
+    hour: timedelta = timedelta(hours=1),
+    task_queue: str | None = None,
 ) -> AsyncIterator[Courses]:
-    """Everything that a course needs, on a task queue of its own."""
-    task_queue = f"real-{new_id()}"
+    """Everything that a course needs, on a task queue of its own unless told which.
+
+    ``hour`` is how long an hour of waiting for a person takes.
+    """
+    task_queue = task_queue or f"real-{new_id()}"
     metrics = WorkerMetrics(CollectorRegistry())
     keeper = StepKeeper(database)
     model = HeldModel()
@@ -215,6 +224,7 @@ async def serving_courses(
     limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
     families = worker.Families(
         jobs=JobActivities(database, metrics),
+        approvals=ApprovalActivities(database, hour=hour),
         schedules=MagicMock(),
         generation=GenerationActivities(keeper, documents, writer, models, lessons_at_once=fan_out),
         lesson_parts=LessonPartActivities(keeper, documents, writer, models),

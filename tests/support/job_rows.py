@@ -23,9 +23,10 @@ async def add_running_job(
     budget_usd: Decimal | None = None,
     raw_input: dict[str, Any] | None = None,
     steps: Sequence[StepPlan] = (),
+    kind: str = "generation.course",
 ) -> JobRef:
-    """A job of a course that has begun."""
-    job = JobRef(job_id=new_id(), tenant_id=tenant_id, kind="generation.course")
+    """A job that has begun; of a course, unless told otherwise."""
+    job = JobRef(job_id=new_id(), tenant_id=tenant_id, kind=kind)
     row = {
         "id": job.job_id, "tenant_id": tenant_id, "kind": job.kind, "task_queue": "none", "input": raw_input or {},
         "budget_usd": budget_usd, "status": JobStatus.RUNNING, "version": 0, "run_id": "run",

@@ -204,6 +204,16 @@ class TestApproval:
         row = await orders.shop.order(order_id)
         assert row.approved_sha256 in {None, row.content_sha256}
 
+    async def test_is_not_forgotten_by_a_pause(self, orders: Orders) -> None:
+        channel = await orders.shop.add_channel(CHAT, requires_approval=True)
+        order_id = await orders.book(channel, "seen", within=600)
+        await orders.until(order_id, "approval")
+        await orders.jobs.act(orders.shop.tenant_id, order_id, JobAction.PAUSE)
+        document = await orders.jobs.act(orders.shop.tenant_id, order_id, JobAction.RESUME)
+        assert document.waiting_on["kind"] == "approval"
+        await orders.jobs.act(orders.shop.tenant_id, order_id, JobAction.APPROVE)
+        await orders.until(order_id, "armed")
+
 
 class TestChange:
     async def test_links_of_new_content_are_looked_at(self, orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,93 @@
+"""Approvals of one tenant's jobs. Whoever changes one locks its row before the job's."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Select, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.approvals import ApprovalState, Subject
+from domain.jobs import WaitingKind, WaitingOn
+from repositories.rows import AnyRow
+from repositories.tables import approvals, jobs
+
+_WHAT: Final = {Subject.OUTLINE: "the outline", Subject.COURSE: "the finished course"}
+
+
+class ApprovalRepository:
+    """Approvals behind one connection."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    # --- questions ----------------------------------------------------------------------------------
+
+    async def get_waiting(self, job_id: UUID, *, lock: bool = False) -> AnyRow | None:
+        """What the present attempt of the job asks a person, locked where wanted until the end of the transaction."""
+        attempt = select(jobs.c.attempt).where(jobs.c.id == job_id).scalar_subquery()
+        query = select(approvals).where(
+            approvals.c.job_id == job_id,
+            approvals.c.state == ApprovalState.WAITING,
+            approvals.c.attempt == attempt,
+        )
+        return await self._one(query, lock=lock)
+
+    async def get_round(self, job_id: UUID, subject: Subject, number: int) -> AnyRow | None:
+        """One round, locked until the end of the transaction."""
+        query = select(approvals).where(
+            approvals.c.job_id == job_id, approvals.c.subject == subject, approvals.c.round == number
+        )
+        return await self._one(query, lock=True)
+
+    async def get_latest(self, job_id: UUID, subject: Subject) -> AnyRow | None:
+        """The newest round."""
+        query = select(approvals).where(approvals.c.job_id == job_id, approvals.c.subject == subject)
+        return await self._one(query.order_by(approvals.c.round.desc()).limit(1), lock=False)
+
+    async def get_rejected(self, job_id: UUID, subject: Subject, *, before: int) -> Sequence[AnyRow]:
+        """The rounds before this one that a person has said no to, oldest first."""
+        query = select(approvals).where(
+            approvals.c.job_id == job_id,
+            approvals.c.subject == subject,
+            approvals.c.state == ApprovalState.REJECTED,
+            approvals.c.round < before,
+        )
+        return (await self._connection.execute(query.order_by(approvals.c.round))).all()
+
+    async def get_approved(self, job_id: UUID, subject: Subject, content_sha256: str) -> AnyRow | None:
+        """A round in which just this content was approved."""
+        query = select(approvals).where(
+            approvals.c.job_id == job_id,
+            approvals.c.subject == subject,
+            approvals.c.state == ApprovalState.APPROVED,
+            approvals.c.content_sha256 == content_sha256,
+        )
+        return await self._one(query.order_by(approvals.c.round.desc()).limit(1), lock=False)
+
+    # --- changes ------------------------------------------------------------------------------------
+
+    async def add(self, values: dict[str, Any]) -> AnyRow:
+        """Ask something new."""
+        row: AnyRow = (await self._connection.execute(insert(approvals).values(values).returning(approvals))).one()
+        return row
+
+    async def change(self, row: AnyRow, **values: Any) -> AnyRow:
+        """Change a round whose row is locked; the row as it is then."""
+        statement = update(approvals).where(
+            approvals.c.job_id == row.job_id, approvals.c.subject == row.subject, approvals.c.round == row.round
+        )
+        changed: AnyRow = (await self._connection.execute(statement.values(**values).returning(approvals))).one()
+        return changed
+
+    async def _one(self, query: Select[Any], *, lock: bool) -> AnyRow | None:
+        statement = query.with_for_update() if lock else query
+        found: AnyRow | None = (await self._connection.execute(statement)).one_or_none()
+        return found
+
+
+def approval_wait(row: AnyRow) -> WaitingOn:
+    """What a job says while it waits for a person: for what, and the digest that an answer is bound to."""
+    what = f"a person has to agree to {_WHAT[Subject(row.subject)]}"
+    seen = f", content_sha256 {row.content_sha256}" if row.content_sha256 else "; it is being put together anew"
+    return WaitingOn(kind=WaitingKind.APPROVAL, detail=what + seen, since=row.asked_at, until=row.until)

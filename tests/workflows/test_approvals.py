@@ -1,0 +1,414 @@
+"""Courses that wait for a person: for the outline, for the whole, with everything that can come in between."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from temporalio.client import Client
+
+from core.database import Database
+from core.store import ArtifactStore
+from domain.approvals import MOST_ROUNDS, outline_sha256
+from domain.course_graph import TreeNode
+from domain.errors import ContentChanged, InvalidInput, NotFound, StateError
+from domain.generation import CourseOutline, LessonContent
+from domain.jobs import JobAction, JobRef
+from repositories.artifacts import ArtifactRepository
+from repositories.courses import CourseRepository
+from repositories.rows import AnyRow
+from repositories.tables import approvals
+from services.approvals import ApprovalService, ShownOutline
+from services.commands import CommandSender
+from tests.support.approvals import PATIENCE, rounds, until_asked
+from tests.support.course_service import Courses, serving_courses
+from tests.support.job_rows import artifact_names, event_rows, job_row
+from tests.support.life import new_tenant
+from tests.support.waiting import eventually
+
+BOTH: Final = {"outline": True, "final": True}
+OUTLINE: Final = {"outline": True}
+FINAL: Final = {"final": True}
+
+
+@pytest.fixture
+async def courses(
+    temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID
+) -> AsyncIterator[Courses]:
+    """The real thing."""
+    async with serving_courses(temporal, database, store, tenant_id) as made:
+        yield made
+
+
+@pytest.fixture
+async def hasty(temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID) -> AsyncIterator[Courses]:
+    """The same where an hour of waiting passes in a twentieth of a second."""
+    async with serving_courses(temporal, database, store, tenant_id, hour=timedelta(seconds=0.05)) as made:
+        yield made
+
+
+@pytest.fixture
+def service(temporal: Client, database: Database, store: ArtifactStore) -> ApprovalService:
+    """What people edit with."""
+    return ApprovalService(database, store, CommandSender(temporal, timeout=timedelta(seconds=10)))
+
+
+async def end(courses: Courses, job: JobRef, status: str) -> AnyRow:
+    """Wait until the job has ended like this."""
+    return await courses.until_status(job, status, within=PATIENCE)
+
+
+async def lesson_of(courses: Courses, job: JobRef, key: str) -> tuple[TreeNode, LessonContent]:
+    """A lesson of the working tree, and what it says."""
+    async with courses.database.tenant(job.tenant_id) as connection:
+        tree = await CourseRepository(connection).get_tree(job.job_id)
+    (node,) = [node for node in tree if node.key == key]
+    assert node.artifact_id is not None
+    return node, LessonContent.model_validate((await read_artifact(courses, node.artifact_id))["content"])
+
+
+async def read_artifact(courses: Courses, artifact_id: UUID) -> dict[str, Any]:
+    """A JSON artifact."""
+    async with courses.database.tenant(courses.tenant_id) as connection:
+        artifact = await ArtifactRepository(connection).get_one(artifact_id)
+    document: dict[str, Any] = json.loads(await courses.store.get(artifact.store_key))
+    return document
+
+
+def titled(shown: ShownOutline, title: str) -> CourseOutline:
+    """The outline under another title."""
+    return shown.kept.outline.model_copy(update={"title": title})
+
+
+class TestOutline:
+    async def test_no_lesson_is_written_before_a_person_agrees(self, courses: Courses, database: Database) -> None:
+        job = await courses.start(modules=1, lessons=2, approval=OUTLINE)
+        asked = await until_asked(courses, job, "outline")
+        row = await job_row(database, job)
+        assert row.status == "running"
+        assert asked.content_sha256 in row.waiting_on["detail"]
+        assert row.waiting_on["until"] is not None
+        assert courses.model.lessons == []
+        events = await event_rows(database, job)
+        (told,) = [event.data for event in events if event.type == "approval.requested"]
+        assert (told["subject"], told["content_sha256"]) == ("outline", asked.content_sha256)
+        await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256, comment="go on")
+        row = await end(courses, job, "succeeded")
+        assert row.result["lessons"] == {"total": 2, "ready": 2}
+        (asked,) = await rounds(database, job)
+        assert (asked.state, asked.comment, asked.timed_out) == ("approved", "go on", False)
+        assert asked.decided_at is not None
+        (said,) = [event.data for event in await event_rows(database, job) if event.type == "job.approved"]
+        assert (said["comment"], said["content_sha256"]) == ("go on", asked.content_sha256)
+
+    async def test_what_was_rejected_comes_again_with_the_comment(self, courses: Courses, database: Database) -> None:
+        """The offline provider reads no comments, so the digests may be the same; that it is asked again shows."""
+        job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
+        await until_asked(courses, job, "outline")
+        await courses.act(job, JobAction.REJECT, comment="more about the moon")
+        await until_asked(courses, job, "outline", 2)
+        await courses.act(job, JobAction.REJECT)
+        await until_asked(courses, job, "outline", 3)
+        tasks = courses.model.outlines
+        assert [task.comments for task in tasks] == [(), ("more about the moon",), ("more about the moon", "")]
+        assert [task.previous is None for task in tasks] == [True, False, False]
+        await courses.act(job, JobAction.APPROVE)
+        await end(courses, job, "succeeded")
+        assert [row.state for row in await rounds(database, job)] == ["rejected", "rejected", "approved"]
+        assert {"outline.json", "outline-2.json", "outline-3.json"} <= set(await artifact_names(database, job))
+        history = await courses.workflow(job).fetch_history()
+        assert b"the moon" not in b"".join(event.SerializeToString() for event in history.events)
+
+    async def test_rounds_are_bounded_and_a_retry_gives_more(self, courses: Courses, database: Database) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
+        for number in range(1, MOST_ROUNDS + 1):
+            await until_asked(courses, job, "outline", number)
+            await courses.act(job, JobAction.REJECT, comment=f"no {number}")
+        row = await end(courses, job, "failed")
+        assert row.error_code == "E.GENERATION.NOT_APPROVED"
+        await courses.act(job, JobAction.RETRY)
+        again = job.model_copy(update={"attempt": 2})
+        await until_asked(courses, again, "outline", MOST_ROUNDS + 1)
+        assert len(courses.model.outlines) == MOST_ROUNDS + 1
+        await courses.act(job, JobAction.APPROVE)
+        await end(courses, job, "succeeded")
+
+
+class TestEditedOutline:
+    async def test_is_what_the_course_is_made_from(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        job = await courses.start(modules=1, lessons=2, approval=OUTLINE)
+        await until_asked(courses, job, "outline")
+        shown = await service.get_outline(job.tenant_id, job.job_id)
+        mine = titled(shown, "By hand")
+        edited = await service.put_outline(job.tenant_id, job.job_id, mine, seen=shown.row.content_sha256)
+        assert edited.row.content_sha256 == outline_sha256(mine) != shown.row.content_sha256
+        assert edited.row.content_sha256 in (await job_row(database, job)).waiting_on["detail"]
+        assert (edited.kept.provenance.provider, edited.kept.provenance.model) == ("person", "offline/extractive-1")
+        with pytest.raises(ContentChanged):
+            await courses.act(job, JobAction.APPROVE, seen=shown.row.content_sha256)
+        await courses.act(job, JobAction.APPROVE, seen=edited.row.content_sha256)
+        row = await end(courses, job, "succeeded")
+        assert row.result["title"] == "By hand"
+        (said,) = [event.data for event in await event_rows(database, job) if event.type == "approval.edited"]
+        assert said["content_sha256"] == edited.row.content_sha256
+
+    async def test_has_to_fit_the_job(self, courses: Courses, service: ApprovalService) -> None:
+        job = await courses.start(modules=1, lessons=2, approval=OUTLINE)
+        await until_asked(courses, job, "outline")
+        shown = await service.get_outline(job.tenant_id, job.job_id)
+        outline = shown.kept.outline
+        (module,) = outline.modules
+        strange = module.lessons[0].model_copy(update={"section_ids": ("s999",)})
+        other = outline.model_copy(update={"modules": (module.model_copy(update={"lessons": (strange,)}),)})
+        with pytest.raises(InvalidInput) as caught:
+            await service.put_outline(job.tenant_id, job.job_id, other, seen=shown.row.content_sha256)
+        assert [fault.pointer for fault in caught.value.faults] == [
+            "/modules/0/lessons",
+            "/modules/0/lessons/0/section_ids",
+        ]
+        await courses.act(job, JobAction.CANCEL)
+        await end(courses, job, "canceled")
+        with pytest.raises(StateError):
+            await service.put_outline(job.tenant_id, job.job_id, titled(shown, "x"), seen=shown.row.content_sha256)
+
+    async def test_no_approval_of_one_is_ever_of_another(self, courses: Courses, service: ApprovalService) -> None:
+        """Two people at once: whoever is second is told, and what is approved is what one of them saw."""
+        job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
+        await until_asked(courses, job, "outline")
+        shown = await service.get_outline(job.tenant_id, job.job_id)
+        seen = shown.row.content_sha256
+        ends = await asyncio.gather(
+            service.put_outline(job.tenant_id, job.job_id, titled(shown, "One"), seen=seen),
+            service.put_outline(job.tenant_id, job.job_id, titled(shown, "Two"), seen=seen),
+            courses.act(job, JobAction.APPROVE, seen=seen),
+            return_exceptions=True,
+        )
+        assert sum(not isinstance(one, BaseException) for one in ends) == 1
+        assert all(isinstance(one, StateError) for one in ends if isinstance(one, BaseException))
+        now = await service.get_outline(job.tenant_id, job.job_id)
+        if now.row.state == "waiting":
+            assert now.row.content_sha256 != seen
+            await courses.act(job, JobAction.APPROVE, seen=now.row.content_sha256)
+        else:
+            assert now.row.content_sha256 == seen
+        row = await end(courses, job, "succeeded")
+        assert row.result["title"] == now.kept.outline.title
+
+    async def test_of_another_tenant_is_not_there(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
+        asked = await until_asked(courses, job, "outline")
+        shown = await service.get_outline(job.tenant_id, job.job_id)
+        stranger = await new_tenant(database)
+        with pytest.raises(NotFound):
+            await service.get_outline(stranger, job.job_id)
+        with pytest.raises(NotFound):
+            await service.put_outline(stranger, job.job_id, shown.kept.outline, seen=asked.content_sha256)
+
+
+class TestCourse:
+    async def test_waits_when_everything_is_there(self, courses: Courses, database: Database) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=BOTH)
+        await until_asked(courses, job, "outline")
+        await courses.act(job, JobAction.APPROVE)
+        asked = await until_asked(courses, job, "course")
+        row = await job_row(database, job)
+        assert (row.status, row.finished_at) == ("running", None)
+        assert "how-tides-come-about.json" in await artifact_names(database, job)
+        with pytest.raises(ContentChanged):
+            await courses.act(job, JobAction.APPROVE, seen="0" * 64)
+        await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        assert (await end(courses, job, "succeeded")).result["complete"]
+
+    async def test_rejected_fails_the_job_and_keeps_everything(self, courses: Courses, database: Database) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        await until_asked(courses, job, "course")
+        await courses.act(job, JobAction.REJECT, comment="not for us")
+        row = await end(courses, job, "failed")
+        assert row.error_code == "E.GENERATION.NOT_APPROVED"
+        assert "not for us" not in str(row.error)
+        assert {"how-tides-come-about.json", "lessons/01-01.json"} <= set(await artifact_names(database, job))
+        await courses.act(job, JobAction.RETRY)
+        again = job.model_copy(update={"attempt": 2})
+        await until_asked(courses, again, "course", 2)
+        assert len(courses.model.asked) == 2, "nothing is made again"
+        await courses.act(job, JobAction.APPROVE)
+        await end(courses, job, "succeeded")
+
+    async def test_approved_once_is_not_asked_again(self, courses: Courses, database: Database) -> None:
+        """Not after a cancel that overtook the end, as long as the files are the same."""
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        await courses.act(job, JobAction.CANCEL)
+        await end(courses, job, "canceled")
+        async with database.tenant(job.tenant_id) as connection:
+            values = {"state": "approved", "content_sha256": asked.content_sha256}
+            await connection.execute(approvals.update().where(approvals.c.job_id == job.job_id).values(values))
+        await courses.act(job, JobAction.RETRY)
+        await end(courses, job, "succeeded")
+        assert len(await rounds(database, job)) == 1
+
+
+class TestEditedLesson:
+    async def test_makes_the_course_be_put_together_anew(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        """And whoever agrees to what it was before is told."""
+        job = await courses.start(modules=1, lessons=2, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        node, content = await lesson_of(courses, job, "lesson-1.2")
+        mine = content.model_copy(update={"summary": "A person wrote this sentence."})
+        edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.2", mine, seen=node.content_sha256)
+        assert edited.version == 2
+        with pytest.raises(ContentChanged):
+            await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        again = await eventually(
+            lambda: until_asked(courses, job, "course"),
+            lambda row: row.content_sha256 not in {None, asked.content_sha256},
+            within=PATIENCE,
+        )
+        await courses.act(job, JobAction.APPROVE, seen=again.content_sha256)
+        row = await end(courses, job, "succeeded")
+        assert row.result["version"] == 2
+        (file,) = [file for file in row.result["artifacts"] if file["name"].endswith(".json")]
+        document = await read_artifact(courses, UUID(file["id"]))
+        lesson = document["modules"][0]["lessons"][1]
+        assert lesson["content"]["summary"] == "A person wrote this sentence."
+        assert (lesson["provenance"]["provider"], lesson["provenance"]["calls"]) == ("person", 1)
+        with pytest.raises(ContentChanged):
+            await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.2", mine, seen=node.content_sha256)
+
+    async def test_of_a_finished_course_is_another_version(self, courses: Courses, service: ApprovalService) -> None:
+        job = await courses.start(modules=1, lessons=1)
+        await end(courses, job, "succeeded")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Later."})
+        edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        assert edited.version == 2
+        now, content = await lesson_of(courses, job, "lesson-1.1")
+        assert (now.content_sha256, now.job_id, content.summary) == (edited.content_sha256, None, "Later.")
+        for key in ("lesson-9.9", "outline", "lesson-1.1/block-1"):
+            with pytest.raises(NotFound):
+                await service.put_lesson(job.tenant_id, job.job_id, key, mine, seen=now.content_sha256)
+
+    async def test_rejection_of_the_edited_course_and_retry(self, courses: Courses, service: ApprovalService) -> None:
+        """The retry asks about the course as edited, and makes nothing again."""
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        await until_asked(courses, job, "course")
+        await courses.act(job, JobAction.REJECT)
+        await end(courses, job, "failed")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Mended."})
+        await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        await courses.act(job, JobAction.RETRY)
+        again = job.model_copy(update={"attempt": 2})
+        asked = await eventually(
+            lambda: until_asked(courses, again, "course", 2),
+            lambda row: row.content_sha256 is not None,
+            within=PATIENCE,
+        )
+        await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        assert (await end(courses, job, "succeeded")).result["version"] == 2
+        assert len(courses.model.asked) == 2
+
+
+class TestTime:
+    @pytest.mark.parametrize("approval", [OUTLINE, FINAL])
+    async def test_nobody_answers(self, hasty: Courses, database: Database, approval: dict[str, Any]) -> None:
+        job = await hasty.start(modules=1, lessons=1, approval={**approval, "timeout_hours": 1})
+        row = await end(hasty, job, "failed")
+        assert row.error_code == "E.GENERATION.APPROVAL_TIMEOUT"
+        (asked,) = await rounds(database, job)
+        assert (asked.state, asked.timed_out) == ("expired", True)
+        assert "approval.timed_out" in [event.type for event in await event_rows(database, job)]
+        with pytest.raises(StateError):
+            await hasty.act(job, JobAction.APPROVE)
+
+    async def test_silence_may_mean_yes(self, hasty: Courses, database: Database) -> None:
+        wish = {**BOTH, "timeout_hours": 1, "on_timeout": "approve"}
+        job = await hasty.start(modules=1, lessons=1, approval=wish)
+        await end(hasty, job, "succeeded")
+        assert [(row.state, row.timed_out) for row in await rounds(database, job)] == [("approved", True)] * 2
+
+    async def test_a_retry_asks_again(self, hasty: Courses, database: Database) -> None:
+        job = await hasty.start(modules=1, lessons=1, approval={**OUTLINE, "timeout_hours": 1})
+        await end(hasty, job, "failed")
+        await hasty.act(job, JobAction.RETRY)
+        row = await eventually(
+            lambda: job_row(database, job), lambda row: (row.status, row.attempt) == ("failed", 2), within=PATIENCE
+        )
+        assert row.error_code == "E.GENERATION.APPROVAL_TIMEOUT"
+        requests = [event for event in await event_rows(database, job) if event.type == "approval.requested"]
+        assert len(requests) == 2
+        assert len(hasty.model.outlines) == 1
+
+
+class TestInBetween:
+    async def test_cancel(self, courses: Courses, database: Database) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
+        await until_asked(courses, job, "outline")
+        await courses.act(job, JobAction.CANCEL)
+        assert (await end(courses, job, "canceled")).waiting_on is None
+        with pytest.raises(StateError):
+            await courses.act(job, JobAction.APPROVE)
+        await courses.act(job, JobAction.RETRY)
+        await until_asked(courses, job.model_copy(update={"attempt": 2}), "outline")
+        await courses.act(job, JobAction.APPROVE)
+        await end(courses, job, "succeeded")
+        assert len(courses.model.outlines) == 1
+
+    async def test_a_pause_does_not_make_the_question_forgotten(self, courses: Courses, database: Database) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
+        await until_asked(courses, job, "outline")
+        await courses.act(job, JobAction.PAUSE)
+        assert (await job_row(database, job)).waiting_on["kind"] == "paused"
+        await courses.act(job, JobAction.RESUME)
+        assert (await job_row(database, job)).waiting_on["kind"] == "approval"
+        await courses.act(job, JobAction.PAUSE)
+        await courses.act(job, JobAction.APPROVE)
+        assert (await job_row(database, job)).waiting_on["kind"] == "paused"
+        await courses.until_paused(job)
+        assert courses.model.lessons == []
+        await courses.act(job, JobAction.RESUME)
+        await end(courses, job, "succeeded")
+
+    async def test_the_worker_dies(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID
+    ) -> None:
+        """While nobody is there the decision is taken; the next worker follows it."""
+        async with serving_courses(temporal, database, store, tenant_id) as courses:
+            job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
+            await until_asked(courses, job, "outline")
+        await courses.act(job, JobAction.APPROVE)
+        async with serving_courses(temporal, database, store, tenant_id, task_queue=courses.task_queue) as others:
+            await end(others, job, "succeeded")
+            assert others.model.outlines == []
+
+    async def test_signals_decide_nothing(self, courses: Courses, database: Database) -> None:
+        """One that is forged, late or doubled makes the workflow look, and there is nothing to see."""
+        job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
+        await until_asked(courses, job, "outline")
+        handle = courses.workflow(job)
+        for version in (1_000_000, 1_000_001):
+            await handle.signal("decide", args=[True, version])
+        await until_looked(courses, job, times=1)
+        assert (await job_row(database, job)).waiting_on["kind"] == "approval"
+        assert courses.model.lessons == []
+        await courses.act(job, JobAction.APPROVE)
+        await end(courses, job, "succeeded")
+
+
+async def until_looked(courses: Courses, job: JobRef, *, times: int) -> None:
+    """Wait until the workflow has looked what was decided."""
+
+    async def look() -> int:
+        history = await courses.workflow(job).fetch_history()
+        return sum(b"look_at_approval" in event.SerializeToString() for event in history.events)
+
+    await eventually(look, lambda seen: seen >= times, within=PATIENCE)
