@@ -49,7 +49,7 @@ async def filming(
 
 async def course_of(courses: Courses, job: JobRef) -> dict[str, Any]:
     """The exported JSON."""
-    query = select(artifacts).where(artifacts.c.job_id == job.job_id, artifacts.c.name == "course.json")
+    query = select(artifacts).where(artifacts.c.job_id == job.job_id, artifacts.c.role == "export")
     async with courses.database.tenant(job.tenant_id) as connection:
         row = (await connection.execute(query)).one()
     document: dict[str, Any] = json.loads(await courses.store.get(f"{row.tenant_id}/{row.sha256[:2]}/{row.sha256}"))
@@ -86,7 +86,7 @@ class TestRendered:
         assert {one.state for one in rows} == {"done"}
         assert {one.video_id for one in rows} == set(sold)
         assert row.cost_usd == sum(one.cost_usd for one in rows) > 0
-        assert [one["lesson"] for one in await events_of(courses, job, "video.priced")] == ["1.1", "1.2"]
+        assert {one["lesson"] for one in await events_of(courses, job, "video.priced")} == {"1.1", "1.2"}
         assert len(await events_of(courses, job, "lesson.filmed")) == 2
         step = await video_step(courses, job)
         assert (step.status, step.done, step.total) == ("succeeded", 2, 2)
