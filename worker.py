@@ -246,7 +246,7 @@ def video_activities(video: VideoActivities) -> list[Any]:
     """Every activity of videos by name."""
     return [
         video.plan_video, video.make_video, video.take_render_place, video.submit_render, video.look_at_render,
-        video.keep_video, video.close_render,
+        video.keep_video, video.close_render, video.find_video,
     ]  # fmt: skip
 
 

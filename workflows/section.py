@@ -6,8 +6,12 @@ from typing import Any, Final
 from uuid import UUID
 
 from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
+    from pydantic import Field
+
     from activities.generation.lesson_parts import LessonPartActivities, WriteLessonPartInput, WriteLessonPartResult
     from activities.generation.sections import (
         APPLY_STEP,
@@ -21,12 +25,14 @@ with workflow.unsafe.imports_passed_through():
     )
     from activities.generation.steps import GenerationActivities, WriteLessonInput
     from activities.media.speech import SpeakLessonResult, SpeechActivities
+    from activities.media.video import FilmLessonInput, VideoActivities
     from domain.course_graph import NodeKind, below, lesson_key
-    from domain.generation_plan import EXPORT_STEP, module_step
+    from domain.generation_plan import EXPORT_STEP, VIDEO_STEP, module_step
     from domain.jobs import JobRef, StepPlan
     from domain.model import Frozen
     from workflows.jobs import JobResult, JobWorkflow
     from workflows.options import COMPUTE, MODEL_CALL
+    from workflows.video import RenderVideoWorkflow
 
 SECTION_WORKFLOW: Final = "SectionGeneration"
 EXPORT_WORKFLOW: Final = "VersionExport"
@@ -36,16 +42,19 @@ class Place(Frozen):
     """Something to be made of a lesson, by the place of the lesson, counted from zero.
 
     ``lesson_id`` is the lesson as it is by now. ``before_id`` is what there was, where it is made anew for its own
-    sake. ``is_last`` says that nothing more is made of the lesson.
+    sake. ``is_last`` says that nothing more is written of the lesson. ``material`` are the documents of slides and
+    recording as they are by now.
     """
 
     job: JobRef
+    course_id: UUID | None
     corpus_id: UUID
     lesson_id: UUID
     module: int
     lesson: int
     is_last: bool
     before_id: UUID | None = None
+    material: Mapping[NodeKind, UUID | None] = Field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -75,10 +84,34 @@ def _written_by(
     return make
 
 
+async def _film(place: Place) -> UUID | None:
+    assert place.course_id is not None
+    film = FilmLessonInput(
+        job=place.job, course_id=place.course_id, lesson_id=place.lesson_id, module=place.module, lesson=place.lesson,
+        material=dict(place.material),
+    )  # fmt: skip
+    filmed = await workflow.execute_child_workflow(
+        RenderVideoWorkflow.run,
+        film,
+        id=f"{workflow.info().workflow_id}/video-{place.name}",
+        id_reuse_policy=WorkflowIDReusePolicy.TERMINATE_IF_RUNNING,
+        parent_close_policy=ParentClosePolicy.TERMINATE,
+        cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+        static_summary=f"Video {place.name}",
+    )
+    return await workflow.execute_activity_method(
+        VideoActivities.find_video,
+        film.model_copy(update={"digest": filmed.digest}),
+        summary=f"video {place.name}",
+        **COMPUTE,
+    )
+
+
 MAKERS: Final[Mapping[NodeKind, Maker]] = {
     NodeKind.SLIDES: _written_by(LessonPartActivities.write_slides, "slides"),
     NodeKind.QUIZ: _written_by(LessonPartActivities.write_quiz, "quiz"),
     NodeKind.AUDIO: _written_by(SpeechActivities.speak_lesson, "speech"),
+    NodeKind.VIDEO: _film,
 }
 """Who makes what of a lesson: one line a kind. The order is that of ``domain.course_graph.made_from``."""
 
@@ -162,13 +195,15 @@ class SectionWorkflow(JobWorkflow):
             if work.anew:
                 lesson_id = await self._write_lesson(plan, work)
                 made[key] = lesson_id
+            material: dict[NodeKind, UUID | None] = dict(work.standing)
+            written = [kind for kind in work.parts if kind is not NodeKind.VIDEO]
             for kind in work.parts:
                 await self.gate()
-                made[below(key, kind.value)] = await MAKERS[kind](
+                made[below(key, kind.value)] = material[kind] = await MAKERS[kind](
                     Place(
-                        job=self._job, corpus_id=plan.corpus_id, lesson_id=lesson_id, module=work.module,
-                        lesson=work.lesson, is_last=kind is work.parts[-1],
-                        before_id=work.before_id if kind is work.parts[0] else None,
+                        job=self._job, course_id=plan.course_id, corpus_id=plan.corpus_id, lesson_id=lesson_id,
+                        module=work.module, lesson=work.lesson, is_last=kind in written[-1:],
+                        before_id=work.before_id if kind is work.parts[0] else None, material=dict(material),
                     )
                 )  # fmt: skip
         return made
@@ -189,12 +224,14 @@ class SectionWorkflow(JobWorkflow):
 def _steps(plan: SectionPlan) -> tuple[StepPlan, ...]:
     modules = sorted({work.module for work in plan.lessons})
     counts = {module: sum(work.module == module for work in plan.lessons) for module in modules}
+    films = sum(NodeKind.VIDEO in work.parts for work in plan.lessons)
     share = 0.8 / len(plan.lessons)
     return (
         *(
             StepPlan(name=module_step(module), title=f"Module {module + 1}", weight=share * count, total=count)
             for module, count in counts.items()
         ),
+        *((StepPlan(name=VIDEO_STEP, title="Videos", weight=0.0, total=films),) if films else ()),
         StepPlan(name=EXPORT_STEP, title="Export", weight=0.1),
     )
 

@@ -25,9 +25,10 @@ VIDEO_WORKFLOW: Final = "RenderVideo"
 
 
 class RenderResult(Frozen):
-    """How the filming of a lesson ended; what was made is on record."""
+    """How the filming of a lesson ended; what was made is on record, under the digest of its plan."""
 
     end: RenderEnd
+    digest: str = ""
 
 
 @workflow.defn(name=VIDEO_WORKFLOW)
@@ -44,7 +45,7 @@ class RenderVideoWorkflow:
     @workflow.run
     async def run(self, _film: FilmLessonInput) -> RenderResult:
         """Carry the video to its end."""
-        return RenderResult(end=await carry_render(self))
+        return RenderResult(end=await carry_render(self), digest=self._film.digest)
 
     @workflow.signal(name="provider_spoke")
     def on_provider_spoke(self) -> None:

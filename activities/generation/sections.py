@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
+from pydantic import Field
 from temporalio import activity
 
 from activities.generation.assembly import CourseAssembler
@@ -47,6 +48,7 @@ class LessonWork(Frozen):
     """What is to be done in one lesson, counted from zero: first its text, where it is made anew, then ``parts``.
 
     ``lesson_id`` is the lesson as it stands, ``before_id`` the first of the parts, where that is to be made anew.
+    ``standing`` are the documents of slides and recording as they stand.
     """
 
     module: int
@@ -55,6 +57,7 @@ class LessonWork(Frozen):
     anew: bool
     parts: tuple[NodeKind, ...]
     before_id: UUID | None = None
+    standing: dict[NodeKind, UUID | None] = Field(default_factory=dict)
 
 
 class SectionPlan(Frozen):
@@ -65,6 +68,7 @@ class SectionPlan(Frozen):
     lessons: tuple[LessonWork, ...]
     base: dict[str, UUID]
     fan_out: int
+    course_id: UUID | None = None
 
 
 class ApplySectionInput(Frozen):
@@ -126,6 +130,7 @@ class SectionActivities:
                 await memory.inherit(job, follow, jobs=makers)
                 plan = SectionPlan(
                     corpus_id=course.corpus_id,
+                    course_id=wish.course_id,
                     outline_id=_artifact(tree["outline"]),
                     lessons=lessons,
                     base=_base(wish.node, lessons, tree),
@@ -258,6 +263,11 @@ def lesson_works(node: str, tree: Mapping[str, TreeNode], wanted: CourseInput) -
             anew=anew,
             parts=parts,
             before_id=None if anew or whole_of(node) not in tree else tree[whole_of(node)].artifact_id,
+            standing={
+                made: tree[below(key, made)].artifact_id
+                for made in (NodeKind.SLIDES, NodeKind.AUDIO)
+                if below(key, made) in tree
+            },
         )
         for key in lessons
     )

@@ -22,6 +22,7 @@ from activities.media.films import (
 from activities.media.renders import RenderDesk
 from activities.steps import StepKeeper
 from core.logging import bind_job
+from domain.course_graph import NodeKind
 from domain.errors import PriceUnknown, VideoUnavailable
 from domain.generation import Lesson, SlideDeck, VideoWish
 from domain.generation_plan import VIDEO_STEP
@@ -38,7 +39,8 @@ class FilmLessonInput(Frozen):
     """The video of the lesson at this place of a course, counted from zero, as it was written.
 
     ``course_id`` is the course whose wish counts, which is the job itself unless a part of a course is made anew.
-    ``digest`` is what the plan was made from, once there is one.
+    ``digest`` is what the plan was made from, once there is one. ``material`` are the documents of slides and recording
+    to film; None: those that the job itself has made of the lesson.
     """
 
     job: JobRef
@@ -47,6 +49,7 @@ class FilmLessonInput(Frozen):
     module: int
     lesson: int
     digest: str = ""
+    material: dict[NodeKind, UUID | None] | None = None
 
 
 class CloseRenderInput(Frozen):
@@ -142,17 +145,19 @@ class VideoActivities:
 
     async def _material(self, step: FilmLessonInput, lesson: Lesson) -> tuple[tuple[FilmSlide, ...], MediaNote | None]:
         """The slides and the recording of a lesson, as far as they were made."""
-        course = step.job.model_copy(update={"job_id": step.course_id})
-        async with self._keeper.effect(step.job) as connection:
-            kept = await StepResultRepository(connection).get_by_prefix(course, _lesson_prefix(step))
+        material = step.material if step.material is not None else await self._own_material(step)
+        deck_id, note_id = material.get(NodeKind.SLIDES), material.get(NodeKind.AUDIO)
         deck = lesson.slides
-        if deck is None and (found := kept.get(f"{_lesson_prefix(step)}slides")):
-            deck = await self._read_deck(step.job, UUID(found["artifact_id"]))
-        recorded = kept.get(f"{_lesson_prefix(step)}audio")
-        note = None
-        if recorded is not None:
-            note = await self._documents.read(step.job, UUID(recorded["artifact_id"]), MediaNote)
+        if deck is None and deck_id is not None:
+            deck = await self._read_deck(step.job, deck_id)
+        note = None if note_id is None else await self._documents.read(step.job, note_id, MediaNote)
         return film_slides(lesson, deck), note
+
+    async def _own_material(self, step: FilmLessonInput) -> dict[NodeKind, UUID | None]:
+        async with self._keeper.effect(step.job) as connection:
+            kept = await StepResultRepository(connection).get_by_prefix(step.job, _lesson_prefix(step))
+        made = {kind: kept.get(f"{_lesson_prefix(step)}{kind}") for kind in (NodeKind.SLIDES, NodeKind.AUDIO)}
+        return {kind: None if one is None else UUID(one["artifact_id"]) for kind, one in made.items()}
 
     async def _read_deck(self, job: JobRef, artifact_id: UUID) -> SlideDeck | None:
         # Not through the cache of documents: what is read here is a part of what others read there.
@@ -192,10 +197,18 @@ class VideoActivities:
         with bind_job(closing.film.job, step=VIDEO_STEP), as_failures():
             await self._desk.close(await self._ordered_film(closing.film), closing.how, closing.code)
 
+    @activity.defn(name="find_video")
+    async def find_video(self, step: FilmLessonInput) -> UUID | None:
+        """The document of the video that this job has, made by it or taken over; None where it goes without."""
+        with bind_job(step.job, step=VIDEO_STEP), as_failures():
+            key = f"{_lesson_prefix(step)}video"
+            kept = await self._keeper.recall(step.job, key, step.digest)
+            return None if kept is None else UUID(kept["artifact_id"])
+
     # --- what everything is made from ---------------------------------------------------------------
 
     async def _read(self, step: FilmLessonInput) -> tuple[VideoWish | None, Lesson, str]:
-        wanted = await self._documents.read_input(step.job.model_copy(update={"job_id": step.course_id}))
+        wanted = await self._documents.read_input(step.job)
         return wanted.video, await self._documents.read(step.job, step.lesson_id, Lesson), wanted.language
 
     async def _ordered_film(self, step: FilmLessonInput) -> Film:

@@ -5,7 +5,7 @@ import json
 import threading
 import zipfile
 from functools import partial
-from http.server import ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rendering.course_scorm import course_scorm
 from rendering.exports import render
 from rendering.slide_figures import figures
 from tests.rendering.test_course_pptx import squeezed
-from tests.rendering.test_course_site import _Silent, files
+from tests.rendering.test_course_site import files
 from tests.support.courses import (
     HOSTILE,
     SLIDES,
@@ -172,3 +172,8 @@ class TestSco:
             "cmi.core.score.min 0", "cmi.core.score.max 100", "cmi.core.score.raw 50",
             "Not right. open true", "Right answers: 1 of 2",
         ]  # fmt: skip
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
