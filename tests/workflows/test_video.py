@@ -250,3 +250,29 @@ class TestMade:
         (made,) = await events_of(courses, job, "lesson.filmed")
         assert made["provider"] == "offline"
         assert made["bytes"] > 10_000
+
+
+class TestAgain:
+    async def test_a_lesson_that_comes_out_the_same_is_not_filmed_again(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID
+    ) -> None:
+        """Its video is taken over; made again for its own sake, it is ordered anew and replaces the old one."""
+        async with filming(temporal, database, store, tenant_id, policy=QUICK) as (courses, studio):
+            course = await courses.start(modules=1, lessons=2, slides=True, video=HEYGEN, exports=["json"])
+            await courses.until_status(course, "succeeded", within=WITHIN)
+            sold = set(studio.standin.world.renders)
+            wish = {"course_id": str(course.job_id), "node": "lesson-1.1"}
+            job = await courses.start_kind("generation.section", wish)
+            same = (await courses.until_status(job, "succeeded", within=WITHIN)).result
+            assert set(studio.standin.world.renders) == sold
+            job = await courses.start_kind("generation.section", {**wish, "node": "lesson-1.1/video"})
+            anew = (await courses.until_status(job, "succeeded", within=WITHIN)).result
+            first = await course_of(courses, course)
+            last = await course_of(courses, job)
+        assert same["version"] == 2
+        assert "lesson-1.1/video" not in [made["node"] for made in same["recomputed"]]
+        assert anew["version"] == 3
+        assert [made["node"] for made in anew["recomputed"]] == ["lesson-1.1/video"]
+        videos = [[lesson["video"]["artifact_id"] for lesson in one["modules"][0]["lessons"]] for one in (first, last)]
+        assert videos[0][0] != videos[1][0]
+        assert videos[0][1] == videos[1][1]
