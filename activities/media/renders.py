@@ -112,40 +112,46 @@ class RenderDesk:
 
         Raises PriceUnknown before anything is written.
         """
-        renderer = self._renderers[film.provider]
-        price, worst = renderer.price(wish.engine), most_seconds(wish.script)
+        self._renderers[film.provider].price(wish.engine)
         planned = Planned(way=Way.RENDER, digest=film.digest, deadline=render_deadline(wish.script), policy=self.policy)
         async with self._keeper.effect(film.job) as connection:
             renders = RenderRepository(connection)
             row = await renders.get_latest(film.job, film.key, film.digest, lock=True)
-            if row is not None and not _is_to_be_ordered_anew(row, film.job):
-                if RenderState(row.state) in OVER:
-                    way = Way.KEPT if row.state == RenderState.DONE else Way.SKIPPED
-                    return Planned(way=way, code=row.error_code)
+            if row is None or _is_to_be_ordered_anew(row, film.job):
+                generation = 1 if row is None else row.generation + 1
+                await self._enter(connection, film, wish, generation=generation, workflow_id=workflow_id)
+                return planned
+            if RenderState(row.state) not in OVER:
                 await renders.change(row.id, attempt=film.job.attempt, workflow_id=workflow_id)
                 return planned
-            generation = 1 if row is None else row.generation + 1
-            render_id = new_id()
-            order = renderer.order(wish, render_id=render_id, tenant_id=film.job.tenant_id, lesson=film.place)
-            reserved = price.of(worst)
-            await renders.add({
-                "id": render_id, "tenant_id": film.job.tenant_id, "job_id": film.job.job_id,
-                "attempt": film.job.attempt, "part": film.key, "digest": film.digest, "generation": generation,
-                "op": input_hash("render", str(film.job.job_id), film.key, film.digest, generation),
-                "provider": renderer.name, "engine": wish.engine, "workflow_id": workflow_id, "key": order.key,
-                "title": order.title, "body": order.body, "script_seconds": spoken_seconds(wish.script),
-                "reserved_usd": reserved,
-            })  # fmt: skip
-            await JobRepository(connection).record(
-                job_id=film.job.job_id, attempt=film.job.attempt, event="video.priced",
-                data={
-                    "lesson": film.place, "render_id": str(render_id), "provider": renderer.name,
-                    "engine": wish.engine, "usd_per_minute": f"{price.usd_per_minute:f}",
-                    "expected_usd": f"{price.of(spoken_seconds(wish.script)):f}", "most_usd": f"{reserved:f}",
-                    "characters": len(wish.script), "shortened": film.shortened,
-                },
-            )  # fmt: skip
-        return planned
+        # A worker that died right after the end has left its place taken.
+        await self._leases.release(self._lease(film, row))
+        way = Way.KEPT if row.state == RenderState.DONE else Way.SKIPPED
+        return Planned(way=way, digest=film.digest, code=row.error_code)
+
+    async def _enter(
+        self, connection: AsyncConnection, film: Film, wish: FilmWish, *, generation: int, workflow_id: str
+    ) -> None:
+        """Write down the order to the letter, and say what it costs."""
+        renderer, render_id = self._renderers[film.provider], new_id()
+        price, seconds = renderer.price(wish.engine), spoken_seconds(wish.script)
+        order = renderer.order(wish, render_id=render_id, tenant_id=film.job.tenant_id, lesson=film.place)
+        reserved = price.of(most_seconds(wish.script))
+        await RenderRepository(connection).add({
+            "id": render_id, "tenant_id": film.job.tenant_id, "job_id": film.job.job_id, "attempt": film.job.attempt,
+            "part": film.key, "digest": film.digest, "generation": generation,
+            "op": input_hash("render", str(film.job.job_id), film.key, film.digest, generation),
+            "provider": renderer.name, "engine": wish.engine, "workflow_id": workflow_id, "key": order.key,
+            "title": order.title, "body": order.body, "script_seconds": seconds, "reserved_usd": reserved,
+        })  # fmt: skip
+        await JobRepository(connection).record(
+            job_id=film.job.job_id, attempt=film.job.attempt, event="video.priced",
+            data={
+                "lesson": film.place, "render_id": str(render_id), "provider": renderer.name, "engine": wish.engine,
+                "usd_per_minute": f"{price.usd_per_minute:f}", "expected_usd": f"{price.of(seconds):f}",
+                "most_usd": f"{reserved:f}", "characters": len(wish.script), "shortened": film.shortened,
+            },
+        )  # fmt: skip
 
     # --- the line -----------------------------------------------------------------------------------
 
@@ -213,7 +219,8 @@ class RenderDesk:
 
     async def _touch_wire(self, renderer: VideoRenderer, opened: _Opened, at: float) -> str:
         row = opened.row
-        if opened.doubted:
+        if opened.doubted or row.sends:
+            # Also after a plain "not now": what the other side says it did not do is cheap to look for.
             found = await renderer.find(row.title)
             if found is not None:
                 _log.info("render.found_again", render_id=str(row.id))

@@ -96,8 +96,6 @@ class VideoActivities:
             self._film(step, wish, lesson), script=script, shortened=shortened, voice=asked.avatar,
             engine=asked.engine, digest=rendered_digest(wish.provider, asked),
         )  # fmt: skip
-        if await self._keeper.recall(step.job, film.key, film.digest) is not None:
-            return Planned(way=Way.KEPT, digest=film.digest)
         try:
             return await self._desk.plan(film, asked, workflow_id=activity.info().workflow_id or "")
         except PriceUnknown as fault:
