@@ -445,7 +445,7 @@ class WorkerProcess:
                 speech=SpeechActivities(
                     keeper,
                     documents,
-                    PaidSpeech(database, store, keeper, self._metrics),
+                    PaidSpeech(database, store, keeper, self._metrics, watch=watch),
                     speech_providers(settings, http),
                 ),
                 evaluation=EvaluationActivities(
@@ -475,6 +475,7 @@ class WorkerProcess:
                 database, keeper, store, self._metrics, create_renderers(settings, http, files),
                 policy=RenderPolicy(poll_first=timedelta(seconds=settings.video_poll_seconds)),
                 max_bytes=settings.video_max_bytes,
+                watch=CostWatch(database, self._metrics, alert_usd=settings.generation_cost_alert_usd),
             )  # fmt: skip
             yield VideoActivities(keeper, DocumentStore(database, store), desk, [OfflineVideoMaker()])
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import structlog
 
+from activities.generation.costs import CostWatch
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
@@ -70,7 +71,9 @@ class PaidSpeech:
         *,
         look_pauses_seconds: Sequence[float] = _LOOK_PAUSES_SECONDS,
         settled_seconds: float = _SETTLED_SECONDS,
+        watch: CostWatch | None = None,
     ) -> None:
+        self._watch = watch
         self._store = store
         self._keeper = keeper
         self._desk = CallDesk(database)
@@ -161,7 +164,9 @@ class PaidSpeech:
         )
         who = {"provider": provider.name, "model": wish.request.model}
         self._metrics.count_model_call(**who, outcome=Outcome.DONE.value)
-        self._metrics.count_usage(**who, input_tokens=0, output_tokens=0, usd=float(piece.cost_usd))
+        self._metrics.count_usage(**who, input_tokens=0, output_tokens=0, usd=float(piece.cost_usd), kind=job.kind)
+        if piece.cost_usd and self._watch is not None:
+            await self._watch.look(job)
         # What is on record decides, should another attempt have been first.
         kept = await self._keeper.recall(job, wish.part, wish.op)
         return piece if kept is None else SpokenPiece.model_validate(kept)

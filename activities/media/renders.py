@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from activities.generation.costs import CostWatch
 from activities.media.films import Film
 from activities.steps import StepKeeper, input_hash
 from core.database import Database
@@ -89,7 +90,9 @@ class RenderDesk:
         max_bytes: int = MAX_VIDEO_BYTES,
         wire: timedelta = timedelta(seconds=40),
         stale: timedelta = timedelta(seconds=30),
+        watch: CostWatch | None = None,
     ) -> None:
+        self._watch = watch
         self._database = database
         self._keeper = keeper
         self._store = store
@@ -324,8 +327,15 @@ class RenderDesk:
         body = Body(sha256=sha256, bytes=size, media_type="video/mp4", seconds=seconds, cost_usd=cost)
         await self.finish(film, body, row=row)
         self._metrics.count_usage(
-            provider=row.provider, model=row.engine, input_tokens=0, output_tokens=0, usd=float(cost)
+            provider=row.provider,
+            model=row.engine,
+            input_tokens=0,
+            output_tokens=0,
+            usd=float(cost),
+            kind=film.job.kind,
         )
+        if cost and self._watch is not None:
+            await self._watch.look(film.job)
         await self._leases.release(self._lease(film, row))
         return Kept.DONE
 

@@ -9,7 +9,9 @@ from uuid import UUID
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import select
 
+from activities.generation.costs import CostWatch
 from activities.media.paid_speech import PaidSpeech, PieceWish
 from activities.steps import StepKeeper
 from core.database import Database
@@ -23,6 +25,7 @@ from gateways.elevenlabs import ElevenLabsSpeech
 from gateways.offline_speech import OfflineSpeech
 from gateways.standin_elevenlabs import Fault, FaultKind, StandInElevenLabs
 from repositories.generation import CallDesk, NewCall
+from repositories.tables import job_events
 from tests.support.job_rows import add_running_job, call_rows, finish_job, next_attempt
 
 KEY = "xi-test-0123456789"
@@ -98,6 +101,20 @@ class TestOnce:
         (row,) = await call_rows(database, job)
         assert (row.state, row.sends, row.lost_usd, row.provider) == (Outcome.DONE, 1, 0, "elevenlabs")
         assert row.settled_usd == row.reserved_usd == first.cost_usd == TERMS.cost_of(len(wish().request.text))
+
+    async def test_an_expensive_job_is_told_of_once(
+        self, database: Database, store: ArtifactStore, job: JobRef, voice: ElevenLabsSpeech
+    ) -> None:
+        metrics = WorkerMetrics(CollectorRegistry())
+        watch = CostWatch(database, metrics, alert_usd=TERMS.cost_of(len(wish().request.text)) * Decimal("1.5"))
+        calls = PaidSpeech(database, store, StepKeeper(database), metrics, watch=watch)
+        told = []
+        for op in ("op-1", "op-2", "op-3"):
+            await calls.speak(job, voice, wish(op))
+            async with database.tenant(job.tenant_id) as connection:
+                seen = await connection.execute(select(job_events.c.seq).where(job_events.c.type == "cost.alert"))
+                told.append(len(seen.all()))
+        assert told == [0, 1, 1]
 
     @pytest.mark.parametrize(
         "kind",
