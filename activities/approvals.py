@@ -71,7 +71,10 @@ class ApprovalActivities:
 
     @activity.defn(name="ask_approval")
     async def ask_approval(self, ask: AskApprovalInput) -> Approval:
-        """Ask, unless that was asked or answered before; how it stands. A later attempt of the job asks again."""
+        """Ask, unless that was asked or answered before; how it stands. A later attempt of the job asks again.
+
+        Whatever else the job has asked is withdrawn.
+        """
         with bind_job(ask.job), as_failures():
             async with self._database.tenant(ask.job.tenant_id) as connection:
                 rounds = ApprovalRepository(connection)
@@ -80,6 +83,8 @@ class ApprovalActivities:
                 if ask.subject is Subject.COURSE and digest is not None:
                     # Of an earlier attempt, too: the same bytes need no second agreement.
                     found = await rounds.get_approved(ask.job.job_id, ask.subject, digest) or found
+                # Of an attempt that ended while it waited, or of what is approved by now.
+                await rounds.withdraw(ask.job.job_id, besides=found)
                 if found is None:
                     values = {**_who(ask), **self._asked(ask), **_content(ask, digest)}
                     return await self._announce(connection, ask.job, await rounds.add(values))
@@ -137,6 +142,8 @@ def _must_ask_again(ask: AskApprovalInput, found: AnyRow, digest: str | None) ->
             return other
         case ApprovalState.EXPIRED:
             return later
+        case ApprovalState.WITHDRAWN:
+            return True
         case ApprovalState.REJECTED:
             return False
 

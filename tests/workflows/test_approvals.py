@@ -317,6 +317,42 @@ class TestEditedLesson:
         assert (await end(courses, job, "succeeded")).result["version"] == 2
         assert len(courses.model.asked) == 2
 
+    async def test_after_a_cancel(self, courses: Courses, service: ApprovalService, database: Database) -> None:
+        """What the canceled attempt asked stands in nobody's way: not in that of an edit, nor of the next question."""
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        await until_asked(courses, job, "course")
+        await courses.act(job, JobAction.CANCEL)
+        await end(courses, job, "canceled")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Mended."})
+        edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        assert edited.version == 2
+        await courses.act(job, JobAction.RETRY)
+        asked = await until_asked_anew(courses, job.model_copy(update={"attempt": 2}), number=2)
+        assert [(row.round, row.state) for row in await rounds(database, job)] == [(1, "withdrawn"), (2, "waiting")]
+        await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        assert (await end(courses, job, "succeeded")).result["version"] == 2
+        assert len(courses.model.asked) == 2
+
+    async def test_what_is_approved_already_leaves_no_question(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        """A cancel overtakes the end of a course that was edited and then approved; its retry asks nobody."""
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Mended."})
+        await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        await until_asked_anew(courses, job, besides=asked.content_sha256)
+        await courses.act(job, JobAction.CANCEL)
+        await end(courses, job, "canceled")
+        async with database.tenant(job.tenant_id) as connection:
+            mine_alone = approvals.update().where(approvals.c.job_id == job.job_id)
+            await connection.execute(mine_alone.values(state="approved"))
+        await courses.act(job, JobAction.RETRY)
+        await end(courses, job, "succeeded")
+        assert "waiting" not in [row.state for row in await rounds(database, job)]
+
 
 class TestTime:
     @pytest.mark.parametrize("approval", [OUTLINE, FINAL])
@@ -350,11 +386,12 @@ class TestTime:
 
 
 class TestInBetween:
-    async def test_cancel(self, courses: Courses, database: Database) -> None:
+    async def test_cancel(self, courses: Courses, service: ApprovalService) -> None:
         job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
         await until_asked(courses, job, "outline")
         await courses.act(job, JobAction.CANCEL)
         assert (await end(courses, job, "canceled")).waiting_on is None
+        assert (await service.get_outline(job.tenant_id, job.job_id)).row.state == "withdrawn"
         with pytest.raises(StateError):
             await courses.act(job, JobAction.APPROVE)
         await courses.act(job, JobAction.RETRY)
@@ -402,6 +439,15 @@ class TestInBetween:
         assert courses.model.lessons == []
         await courses.act(job, JobAction.APPROVE)
         await end(courses, job, "succeeded")
+
+
+async def until_asked_anew(courses: Courses, job: JobRef, *, number: int = 1, besides: str | None = None) -> AnyRow:
+    """Wait until a person is asked about files that are there, other than those of the digest ``besides``."""
+    return await eventually(
+        lambda: until_asked(courses, job, "course", number),
+        lambda row: row.content_sha256 not in {None, besides},
+        within=PATIENCE,
+    )
 
 
 async def until_looked(courses: Courses, job: JobRef, *, times: int) -> None:
