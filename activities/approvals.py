@@ -78,6 +78,7 @@ class ApprovalActivities:
         with bind_job(ask.job), as_failures():
             async with self._database.tenant(ask.job.tenant_id) as connection:
                 rounds = ApprovalRepository(connection)
+                # The course is locked, if at all, before any approval.
                 digest = ask.content_sha256 or await _digest_of_result(connection, ask.job)
                 found = await rounds.get_round(ask.job.job_id, ask.subject, ask.round)
                 if ask.subject is Subject.COURSE and digest is not None:
@@ -179,9 +180,13 @@ def _standing(row: AnyRow) -> Approval:
 
 
 async def _digest_of_result(connection: AsyncConnection, job: JobRef) -> str | None:
-    """The digest of the files that were put together last; None where the course has a newer version than they."""
+    """The digest of the files that were put together last; None where the course has a newer version than they.
+
+    Locks the course, so that it gets no version between this look and the question.
+    """
+    course = await CourseRepository(connection).lock(job.job_id)
     result = (await JobRepository(connection).get_result(job.job_id)).result
-    if result["version"] < (await CourseRepository(connection).get(job.job_id)).latest_version:
+    if result["version"] < course.latest_version:
         return None
     return files_sha256({file["name"]: file["sha256"] for file in result["artifacts"]})
 

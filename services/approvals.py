@@ -118,15 +118,17 @@ class ApprovalService:
         name = f"{outline_part(waiting.round)}-edited.json"
         artifact = await self._store_document(tenant_id, job_id, name, kept)
         async with self._database.tenant(tenant_id) as connection:
-            rounds = ApprovalRepository(connection)
+            rounds, courses = ApprovalRepository(connection), CourseRepository(connection)
+            # This locks the course, which comes before its approvals.
+            job = _course_job(tenant_id, job_id, attempt=waiting.attempt)
+            await courses.open(job, job_id, title=outline.title, corpus_id=corpus_id)
             # Only now, with the row locked, is it certain that nobody else decides or edits.
             row = _expect_outline(await rounds.get_waiting(job_id, lock=True), seen)
+            if row.attempt != waiting.attempt:
+                raise ContentChanged(_NOT_SEEN)
             await ArtifactRepository(connection).add(artifact)
             row = await rounds.change(row, content_sha256=digest, artifact_id=artifact.id, edited=True)
             nodes = outline_nodes(outline, kept.provenance, input_hash=_by_hand(digest), artifact_id=artifact.id)
-            courses = CourseRepository(connection)
-            job = _course_job(tenant_id, job_id, attempt=row.attempt)
-            await courses.open(job, job_id, title=outline.title, corpus_id=corpus_id)
             await courses.point(tenant_id, job_id, await courses.add_revisions(job_id, nodes))
             command = await _say_edited(connection, row)
         await self._sender.try_now(command)
@@ -154,10 +156,10 @@ class ApprovalService:
         digest = content_sha256(content.model_dump(mode="json"))
         command = None
         async with self._database.tenant(tenant_id) as connection:
-            rounds = ApprovalRepository(connection)
-            row = await rounds.get_waiting(course_id, lock=True)
-            courses = CourseRepository(connection)
+            rounds, courses = ApprovalRepository(connection), CourseRepository(connection)
+            # In this order: whoever asks about the course locks it first, so what was asked meanwhile is seen here.
             course = await courses.lock(course_id)
+            row = await rounds.get_waiting(course_id, lock=True)
             await _lesson_of(connection, course_id, key, seen)
             await ArtifactRepository(connection).add(artifact)
             nodes = lesson_nodes(module, lesson, input_hash=_by_hand(digest), artifact_id=artifact.id)

@@ -8,11 +8,13 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from temporalio.client import Client
 
+from activities.approvals import ApprovalActivities, AskApprovalInput
 from core.database import Database
 from core.store import ArtifactStore
-from domain.approvals import MOST_ROUNDS, outline_sha256
+from domain.approvals import MOST_ROUNDS, Subject, outline_sha256
 from domain.course_graph import TreeNode
 from domain.errors import ContentChanged, InvalidInput, NotFound, StateError
 from domain.generation import CourseOutline, LessonContent
@@ -354,6 +356,47 @@ class TestEditedLesson:
         assert "waiting" not in [row.state for row in await rounds(database, job)]
 
 
+class TestAtOnce:
+    """Somebody edits in the very moment in which a person is asked; the lock on the course puts that in an order."""
+
+    async def test_what_is_asked_about_is_not_older_than_the_course(self, courses: Courses, database: Database) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        ask = AskApprovalInput(job=job, subject=Subject.COURSE, round=1, timeout_hours=24, on_timeout="fail")
+        async with database.tenant(job.tenant_id) as connection:
+            await CourseRepository(connection).snapshot(job.job_id, None, reason="edit")
+            asking = asyncio.create_task(ApprovalActivities(database).ask_approval(ask))
+            await until_done_or_blocked(database, job.tenant_id, asking)
+        found = await asking
+        assert (found.state, found.content_sha256) == ("waiting", None) != ("waiting", asked.content_sha256)
+        await courses.act(job, JobAction.CANCEL)
+        await end(courses, job, "canceled")
+
+    async def test_an_edit_sees_what_was_asked_meanwhile(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Mended."})
+        question = approvals.update().where(approvals.c.job_id == job.job_id)
+        async with database.tenant(job.tenant_id) as connection:
+            await connection.execute(question.values(state="withdrawn"))
+        async with database.tenant(job.tenant_id) as connection:
+            await CourseRepository(connection).lock(job.job_id)
+            await connection.execute(question.values(state="waiting"))
+            editing = asyncio.create_task(
+                service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+            )
+            await until_done_or_blocked(database, job.tenant_id, editing)
+        assert (await editing).version == 2
+        with pytest.raises(ContentChanged):
+            await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        again = await until_asked_anew(courses, job, besides=asked.content_sha256)
+        await courses.act(job, JobAction.APPROVE, seen=again.content_sha256)
+        assert (await end(courses, job, "succeeded")).result["version"] == 2
+
+
 class TestTime:
     @pytest.mark.parametrize("approval", [OUTLINE, FINAL])
     async def test_nobody_answers(self, hasty: Courses, database: Database, approval: dict[str, Any]) -> None:
@@ -448,6 +491,17 @@ async def until_asked_anew(courses: Courses, job: JobRef, *, number: int = 1, be
         lambda row: row.content_sha256 not in {None, besides},
         within=PATIENCE,
     )
+
+
+async def until_done_or_blocked(database: Database, tenant_id: UUID, task: asyncio.Task[Any]) -> None:
+    """Wait until a task is done, or somebody (who, if not its statement) waits for a lock."""
+
+    async def look() -> bool:
+        query = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        async with database.tenant(tenant_id) as connection:
+            return task.done() or bool((await connection.execute(query)).scalar_one())
+
+    await eventually(look, within=PATIENCE)
 
 
 async def until_looked(courses: Courses, job: JobRef, *, times: int) -> None:
