@@ -15,15 +15,17 @@ from activities.approvals import ApprovalActivities, AskApprovalInput
 from core.database import Database
 from core.store import ArtifactStore
 from domain.approvals import MOST_ROUNDS, Subject, outline_sha256
-from domain.course_graph import TreeNode
+from domain.course_graph import TreeNode, content_sha256
 from domain.errors import ContentChanged, InvalidInput, NotFound, StateError
 from domain.generation import CourseOutline, LessonContent
+from domain.guarding import ContentPolicy, GuardAction
 from domain.jobs import JobAction, JobRef
 from repositories.artifacts import ArtifactRepository
 from repositories.courses import CourseRepository
+from repositories.guarding import PolicyRepository
 from repositories.rows import AnyRow
 from repositories.tables import approvals
-from services.approvals import ApprovalService, ShownOutline
+from services.approvals import ApprovalService, EditedNode, ShownOutline
 from services.commands import CommandSender
 from tests.support.approvals import PATIENCE, rounds, until_asked
 from tests.support.course_service import Courses, serving_courses
@@ -298,6 +300,33 @@ class TestEditedLesson:
         for key in ("lesson-9.9", "outline", "lesson-1.1/block-1"):
             with pytest.raises(NotFound):
                 await service.put_lesson(job.tenant_id, job.job_id, key, mine, seen=now.content_sha256)
+
+    async def test_personal_data_in_it_is_dealt_with(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        """As in what a model writes; what was found is about the new text and nothing older."""
+        job = await courses.start(modules=1, lessons=1)
+        await end(courses, job, "succeeded")
+
+        async def put(summary: str) -> tuple[EditedNode, dict[str, Any]]:
+            node, content = await lesson_of(courses, job, "lesson-1.1")
+            mine = content.model_copy(update={"summary": summary})
+            edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+            return edited, await read_artifact(courses, edited.artifact_id)
+
+        edited, kept = await put("Write to anna@example.com.")
+        assert kept["content"]["summary"] == "Write to [e-mail]."
+        assert [(one["pointer"], one["action"]) for one in kept["findings"]] == [("/summary", "mask")]
+        assert [(one.pointer, one.action) for one in edited.findings] == [("/summary", "mask")]
+        node, _ = await lesson_of(courses, job, "lesson-1.1")
+        assert node.content_sha256 == edited.content_sha256 == content_sha256(kept["content"])
+        edited, kept = await put("Write to Anna.")
+        assert (edited.findings, kept["findings"]) == ((), [])
+        async with database.tenant(job.tenant_id) as connection:
+            await PolicyRepository(connection).put(job.tenant_id, ContentPolicy(email=GuardAction.BLOCK))
+        with pytest.raises(InvalidInput) as caught:
+            await put("Write to anna@example.com.")
+        assert [fault.pointer for fault in caught.value.faults] == ["/summary"]
 
     async def test_rejection_of_the_edited_course_and_retry(self, courses: Courses, service: ApprovalService) -> None:
         """The retry asks about the course as edited, and makes nothing again."""
