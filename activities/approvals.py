@@ -71,15 +71,21 @@ class ApprovalActivities:
 
     @activity.defn(name="ask_approval")
     async def ask_approval(self, ask: AskApprovalInput) -> Approval:
-        """Ask, unless that was asked or answered before; how it stands. A later attempt of the job asks again."""
+        """Ask, unless that was asked or answered before; how it stands. A later attempt of the job asks again.
+
+        Whatever else the job has asked is withdrawn.
+        """
         with bind_job(ask.job), as_failures():
             async with self._database.tenant(ask.job.tenant_id) as connection:
                 rounds = ApprovalRepository(connection)
+                # The course is locked, if at all, before any approval.
                 digest = ask.content_sha256 or await _digest_of_result(connection, ask.job)
                 found = await rounds.get_round(ask.job.job_id, ask.subject, ask.round)
                 if ask.subject is Subject.COURSE and digest is not None:
                     # Of an earlier attempt, too: the same bytes need no second agreement.
                     found = await rounds.get_approved(ask.job.job_id, ask.subject, digest) or found
+                # Of an attempt that ended while it waited, or of what is approved by now.
+                await rounds.withdraw(ask.job.job_id, besides=found)
                 if found is None:
                     values = {**_who(ask), **self._asked(ask), **_content(ask, digest)}
                     return await self._announce(connection, ask.job, await rounds.add(values))
@@ -137,6 +143,8 @@ def _must_ask_again(ask: AskApprovalInput, found: AnyRow, digest: str | None) ->
             return other
         case ApprovalState.EXPIRED:
             return later
+        case ApprovalState.WITHDRAWN:
+            return True
         case ApprovalState.REJECTED:
             return False
 
@@ -172,9 +180,13 @@ def _standing(row: AnyRow) -> Approval:
 
 
 async def _digest_of_result(connection: AsyncConnection, job: JobRef) -> str | None:
-    """The digest of the files that were put together last; None where the course has a newer version than they."""
+    """The digest of the files that were put together last; None where the course has a newer version than they.
+
+    Locks the course, so that it gets no version between this look and the question.
+    """
+    course = await CourseRepository(connection).lock(job.job_id)
     result = (await JobRepository(connection).get_result(job.job_id)).result
-    if result["version"] < (await CourseRepository(connection).get(job.job_id)).latest_version:
+    if result["version"] < course.latest_version:
         return None
     return files_sha256({file["name"]: file["sha256"] for file in result["artifacts"]})
 

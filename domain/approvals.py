@@ -23,12 +23,16 @@ class Subject(StrEnum):
 
 
 class ApprovalState(StrEnum):
-    """How an approval stands. Only WAITING may change, but for a later attempt of the job, which asks again."""
+    """How an approval stands. Only WAITING may change, but for a later attempt of the job, which asks again.
+
+    WITHDRAWN: nobody answered, and nobody has to any more, because the job ended or asks something else.
+    """
 
     WAITING = "waiting"
     APPROVED = "approved"
     REJECTED = "rejected"
     EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)

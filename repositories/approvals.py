@@ -1,10 +1,14 @@
-"""Approvals of one tenant's jobs. Whoever changes one locks its row before the job's."""
+"""Approvals of one tenant's jobs.
+
+Whoever changes one locks its row before the job's, and after the course's where that is locked as well.
+"""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.approvals import ApprovalState, Subject
@@ -24,12 +28,14 @@ class ApprovalRepository:
     # --- questions ----------------------------------------------------------------------------------
 
     async def get_waiting(self, job_id: UUID, *, lock: bool = False) -> AnyRow | None:
-        """What the present attempt of the job asks a person, locked where wanted until the end of the transaction."""
-        attempt = select(jobs.c.attempt).where(jobs.c.id == job_id).scalar_subquery()
+        """What the job asks a person in its present attempt, locked where wanted until the end of the transaction.
+
+        None where the job is over: nobody listens to an answer then.
+        """
         query = select(approvals).where(
             approvals.c.job_id == job_id,
             approvals.c.state == ApprovalState.WAITING,
-            approvals.c.attempt == attempt,
+            approvals.c.attempt == _open_attempt(job_id),
         )
         return await self._one(query, lock=lock)
 
@@ -41,8 +47,13 @@ class ApprovalRepository:
         return await self._one(query, lock=True)
 
     async def get_latest(self, job_id: UUID, subject: Subject) -> AnyRow | None:
-        """The newest round."""
-        query = select(approvals).where(approvals.c.job_id == job_id, approvals.c.subject == subject)
+        """The newest round. One that its job does not wait for any more is shown as withdrawn."""
+        left = and_(
+            approvals.c.state == ApprovalState.WAITING, approvals.c.attempt.is_distinct_from(_open_attempt(job_id))
+        )
+        state = case((left, ApprovalState.WITHDRAWN.value), else_=approvals.c.state).label("state")
+        shown = [state if column.name == "state" else column for column in approvals.c]
+        query = select(*shown).where(approvals.c.job_id == job_id, approvals.c.subject == subject)
         return await self._one(query.order_by(approvals.c.round.desc()).limit(1), lock=False)
 
     async def get_rejected(self, job_id: UUID, subject: Subject, *, before: int) -> Sequence[AnyRow]:
@@ -72,6 +83,14 @@ class ApprovalRepository:
         row: AnyRow = (await self._connection.execute(insert(approvals).values(values).returning(approvals))).one()
         return row
 
+    async def withdraw(self, job_id: UUID, *, besides: AnyRow | None) -> None:
+        """Close every question that waits for an answer, but for one: a job asks one thing at a time."""
+        waiting = [approvals.c.job_id == job_id, approvals.c.state == ApprovalState.WAITING]
+        if besides is not None:
+            waiting.append(not_(and_(approvals.c.subject == besides.subject, approvals.c.round == besides.round)))
+        closed = {"state": ApprovalState.WITHDRAWN, "decided_at": datetime.now(UTC)}
+        await self._connection.execute(update(approvals).where(*waiting).values(closed))
+
     async def change(self, row: AnyRow, **values: Any) -> AnyRow:
         """Change a round whose row is locked; the row as it is then."""
         statement = update(approvals).where(
@@ -84,6 +103,11 @@ class ApprovalRepository:
         statement = query.with_for_update() if lock else query
         found: AnyRow | None = (await self._connection.execute(statement)).one_or_none()
         return found
+
+
+def _open_attempt(job_id: UUID) -> ColumnElement[int]:
+    """The number of the attempt that is in progress; null where there is none."""
+    return select(jobs.c.attempt).where(jobs.c.id == job_id, jobs.c.finished_at.is_(None)).scalar_subquery()
 
 
 def approval_wait(row: AnyRow) -> WaitingOn:

@@ -1,6 +1,6 @@
 """What people do with what waits for them: decide, and edit by hand. Decisions are bound to the content's digest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -11,19 +11,23 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.generation.assembly import KeptOutline
+from activities.generation.guard import ContentGuard, Part
 from activities.generation.wishes import outline_faults, section_ids
+from activities.steps import StepKeeper
 from core.database import Database
 from core.ids import new_id
 from core.store import ArtifactStore
-from domain.approvals import Answer, ApprovalState, Subject, edited_by_hand, outline_sha256
+from domain.approvals import PERSON, Answer, ApprovalState, Subject, edited_by_hand, outline_sha256
 from domain.artifacts import Artifact, ArtifactRole
 from domain.course_graph import NodeKind, TreeNode, content_sha256, place_of
 from domain.course_nodes import lesson_nodes, outline_nodes
 from domain.errors import ContentChanged, FieldFault, InvalidInput, NotFound, StateError
 from domain.generation import ContentStatus, Corpus, CourseInput, CourseOutline, Lesson, LessonContent
 from domain.generation_plan import SOURCES_STEP, outline_part
+from domain.guarding import Finding, GuardAction, count_findings
 from domain.jobs import JobRef, WaitingOn
 from domain.model import Frozen
+from gateways.detection import PersonalDataDetector
 from repositories.approvals import ApprovalRepository, approval_wait
 from repositories.artifacts import ArtifactRepository
 from repositories.courses import CourseRepository
@@ -75,12 +79,16 @@ class ShownOutline:
 
 @dataclass(frozen=True, slots=True)
 class EditedNode:
-    """A node that a person has changed. ``version`` is None while the course has none: it is still being made."""
+    """A node that a person has changed. ``version`` is None while the course has none: it is still being made.
+
+    ``findings`` tell what of the text was masked or flagged.
+    """
 
     key: str
     content_sha256: str
     artifact_id: UUID
     version: int | None
+    findings: tuple[Finding, ...] = ()
 
 
 class ApprovalService:
@@ -90,6 +98,7 @@ class ApprovalService:
         self._database = database
         self._store = store
         self._sender = sender
+        self._guard = ContentGuard(database, StepKeeper(database), PersonalDataDetector())
 
     async def get_outline(self, tenant_id: UUID, job_id: UUID) -> ShownOutline:
         """The outline a person is, or was last, asked about. Raises NotFound."""
@@ -102,33 +111,38 @@ class ApprovalService:
     async def put_outline(self, tenant_id: UUID, job_id: UUID, outline: CourseOutline, *, seen: str) -> ShownOutline:
         """Replace the outline that waits, if it still is the one that was ``seen``. The digest changes with it.
 
-        Raises NotFound, StateError, ContentChanged, and InvalidInput for what a model would not be let through with.
+        Personal data is dealt with as in what a model writes. Raises NotFound, StateError, ContentChanged, and
+        InvalidInput for what a model would not be let through with.
         """
         async with self._database.tenant(tenant_id) as connection:
             wanted = CourseInput.model_validate(await _input_of_course(connection, job_id))
             waiting = _expect_outline(await ApprovalRepository(connection).get_waiting(job_id), seen)
             corpus_id = await _corpus_of(connection, tenant_id, job_id)
         corpus = await self._read(tenant_id, corpus_id, Corpus)
+        outline, findings = await self._guarded(_course_job(tenant_id, job_id), outline, language=wanted.language)
         _check(outline, wanted, corpus)
         before = await self._read(tenant_id, waiting.artifact_id, KeptOutline)
         digest = outline_sha256(outline)
         if digest == waiting.content_sha256:
             return ShownOutline(waiting, before)
-        kept = KeptOutline(outline=outline, provenance=edited_by_hand(before.provenance, at=datetime.now(UTC)))
+        by_hand = edited_by_hand(before.provenance, at=datetime.now(UTC))
+        kept = KeptOutline(outline=outline, provenance=by_hand, findings=findings)
         name = f"{outline_part(waiting.round)}-edited.json"
         artifact = await self._store_document(tenant_id, job_id, name, kept)
         async with self._database.tenant(tenant_id) as connection:
-            rounds = ApprovalRepository(connection)
+            rounds, courses = ApprovalRepository(connection), CourseRepository(connection)
+            # This locks the course, which comes before its approvals.
+            job = _course_job(tenant_id, job_id, attempt=waiting.attempt)
+            await courses.open(job, job_id, title=outline.title, corpus_id=corpus_id)
             # Only now, with the row locked, is it certain that nobody else decides or edits.
             row = _expect_outline(await rounds.get_waiting(job_id, lock=True), seen)
+            if row.attempt != waiting.attempt:
+                raise ContentChanged(_NOT_SEEN)
             await ArtifactRepository(connection).add(artifact)
             row = await rounds.change(row, content_sha256=digest, artifact_id=artifact.id, edited=True)
             nodes = outline_nodes(outline, kept.provenance, input_hash=_by_hand(digest), artifact_id=artifact.id)
-            courses = CourseRepository(connection)
-            job = _course_job(tenant_id, job_id, attempt=row.attempt)
-            await courses.open(job, job_id, title=outline.title, corpus_id=corpus_id)
             await courses.point(tenant_id, job_id, await courses.add_revisions(job_id, nodes))
-            command = await _say_edited(connection, row)
+            command = await _say_edited(connection, row, findings)
         await self._sender.try_now(command)
         return ShownOutline(row, kept)
 
@@ -137,27 +151,29 @@ class ApprovalService:
     ) -> EditedNode:
         """Replace what a lesson says, if it still is what was ``seen``; the course has another version then.
 
-        A course that waits to be approved is put together anew, and no approval of what it was before counts. Raises
-        NotFound and ContentChanged.
+        A course that waits to be approved is put together anew, and no approval of what it was before counts. Personal
+        data is dealt with as in what a model writes. Raises NotFound, ContentChanged, and InvalidInput for text that
+        the content policy blocks.
         """
         async with self._database.tenant(tenant_id) as connection:
             node = await _lesson_of(connection, course_id, key, seen)
+            wanted = CourseInput.model_validate(await _input_of_course(connection, course_id))
+        content, findings = await self._guarded(_course_job(tenant_id, course_id), content, language=wanted.language)
         assert node.artifact_id is not None
         before = await self._read(tenant_id, node.artifact_id, Lesson)
         now = edited_by_hand(before.provenance, at=datetime.now(UTC))
-        lesson = before.model_copy(
-            update={"content": content, "status": ContentStatus.READY, "draft": None, "provenance": now}
-        )
+        update = {"content": content, "findings": findings, "status": ContentStatus.READY, "draft": None}
+        lesson = before.model_copy(update={**update, "provenance": now})
         module, number = place_of(key)
         name = f"lessons/{module + 1:02}-{number + 1:02}-edited.json"
         artifact = await self._store_document(tenant_id, course_id, name, lesson)
         digest = content_sha256(content.model_dump(mode="json"))
         command = None
         async with self._database.tenant(tenant_id) as connection:
-            rounds = ApprovalRepository(connection)
-            row = await rounds.get_waiting(course_id, lock=True)
-            courses = CourseRepository(connection)
+            rounds, courses = ApprovalRepository(connection), CourseRepository(connection)
+            # In this order: whoever asks about the course locks it first, so what was asked meanwhile is seen here.
             course = await courses.lock(course_id)
+            row = await rounds.get_waiting(course_id, lock=True)
             await _lesson_of(connection, course_id, key, seen)
             await ArtifactRepository(connection).add(artifact)
             nodes = lesson_nodes(module, lesson, input_hash=_by_hand(digest), artifact_id=artifact.id)
@@ -165,10 +181,22 @@ class ApprovalService:
             version = await courses.snapshot(course_id, None, reason="edit") if course.latest_version else None
             if row is not None and row.subject == Subject.COURSE:
                 row = await rounds.change(row, content_sha256=None, edited=True)
-                command = await _say_edited(connection, row)
+                command = await _say_edited(connection, row, findings)
         if command is not None:
             await self._sender.try_now(command)
-        return EditedNode(key, digest, artifact.id, version)
+        return EditedNode(key, digest, artifact.id, version, findings)
+
+    async def _guarded(
+        self, job: JobRef, document: DocumentT, *, language: str
+    ) -> tuple[DocumentT, tuple[Finding, ...]]:
+        """What a person wrote as the tenant's policy lets it be kept, and what was found in it. Raises InvalidInput."""
+        part = Part(job=job, name=PERSON, digest="", provider=PERSON, language=language)
+        content, findings = await self._guard.recheck(part, document.model_dump(mode="json"))
+        blocked = sorted({(one.pointer, one.kind.value) for one in findings if one.action is GuardAction.BLOCK})
+        if blocked:
+            faults = [FieldFault(pointer, f"the content policy blocks this: {kind}") for pointer, kind in blocked]
+            raise InvalidInput("the text holds what the content policy blocks", faults=faults)
+        return type(document).model_validate(content), findings
 
     async def _store_document(self, tenant_id: UUID, job_id: UUID, name: str, document: Frozen) -> Artifact:
         body = document.model_dump_json(indent=1).encode()
@@ -236,7 +264,7 @@ def _check(outline: CourseOutline, wanted: CourseInput, corpus: Corpus) -> None:
         raise InvalidInput("the outline does not fit the job", faults=faults)
 
 
-async def _say_edited(connection: AsyncConnection, row: AnyRow) -> Command:
+async def _say_edited(connection: AsyncConnection, row: AnyRow, findings: Sequence[Finding]) -> Command:
     """Say in the job what waits now, and have its workflow look.
 
     Raises StateError, which undoes the transaction, where the job is over.
@@ -252,6 +280,7 @@ async def _say_edited(connection: AsyncConnection, row: AnyRow) -> Command:
             "round": row.round,
             "content_sha256": row.content_sha256,
             "artifact_id": row.artifact_id and str(row.artifact_id),
+            "findings": count_findings(findings),
         },
         values={"waiting_on": case((jobs.c.paused, jobs.c.waiting_on), else_=waits)},
     )

@@ -8,6 +8,7 @@ from uuid import UUID
 from activities.generation.documents import DocumentStore
 from domain.course_graph import NodeKind, TreeNode, lesson_key
 from domain.generation import Corpus, Course, CourseOutline, Lesson, Module, Provenance
+from domain.guarding import Finding
 from domain.jobs import JobRef
 from domain.lesson_parts import WrittenQuiz, WrittenSlides, with_parts
 from domain.media import MediaNote
@@ -17,10 +18,11 @@ _READS_AT_ONCE: Final = 16
 
 
 class KeptOutline(Frozen):
-    """An outline as it is stored between steps."""
+    """An outline as it is stored between steps. ``findings`` are of the content policy, with pointers into it."""
 
     outline: CourseOutline
     provenance: Provenance
+    findings: tuple[Finding, ...] = ()
 
 
 ATTACHMENTS: Final[Mapping[NodeKind, tuple[type[Frozen], Callable[[Lesson, Any], Lesson]]]] = {

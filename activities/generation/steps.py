@@ -329,7 +329,7 @@ class GenerationActivities:
             blocked = Verdict(findings=written.findings).blocked
             code, detail = _BLOCKED if blocked else _WHY_UNUSABLE[written.status]
             raise ContentError(detail, code=code)
-        outline = KeptOutline(outline=written.content, provenance=written.provenance)
+        outline = KeptOutline(outline=written.content, provenance=written.provenance, findings=written.findings)
         data = {"title": written.content.title, "modules": [module.title for module in written.content.modules]}
         made = _Made(f"{part.name}.json", outline, ArtifactRole.PARTIAL, "outline.written", data)
         opening = course_statement(job, job.job_id, title=written.content.title, corpus_id=corpus_id)

@@ -11,6 +11,7 @@ from api.documents import encode
 from api.routing import ApiRoute, Call, Needs, problems
 from domain.approvals import ApprovalState
 from domain.generation import CourseOutline, LessonContent, Provenance
+from domain.guarding import Finding
 from services.approvals import ShownOutline
 from services.tenants import Scope
 
@@ -33,7 +34,10 @@ _JSON: Final = "application/json"
 
 
 class OutlineDocument(BaseModel):
-    """An outline that a person is, or was, asked about. An answer is bound to ``content_sha256``."""
+    """An outline that a person is, or was, asked about. An answer is bound to ``content_sha256``.
+
+    ``findings`` are of the tenant's content policy, with pointers into ``outline``.
+    """
 
     outline: CourseOutline
     content_sha256: str
@@ -47,16 +51,21 @@ class OutlineDocument(BaseModel):
     until: datetime
     decided_at: datetime | None
     provenance: Provenance
+    findings: list[Finding]
 
 
 class EditedNodeDocument(BaseModel):
-    """A lesson after an edit by hand. ``version`` is null while the course is still being made."""
+    """A lesson after an edit by hand. ``version`` is null while the course is still being made.
+
+    ``findings`` tell what of the text the tenant's content policy masked or flagged.
+    """
 
     course_id: UUID
     node: str
     content_sha256: str
     artifact_id: UUID
     version: int | None
+    findings: list[Finding]
 
 
 @router.get("/jobs/{job_id}/outline", response_model=OutlineDocument, responses=problems(404))
@@ -92,6 +101,7 @@ async def put_lesson(
         "content_sha256": edited.content_sha256,
         "artifact_id": edited.artifact_id,
         "version": edited.version,
+        "findings": [finding.model_dump(mode="json") for finding in edited.findings],
     }
     headers = {"etag": f'"{edited.content_sha256}"'}
     return Response(encode(document), headers=headers, media_type=_JSON)
@@ -112,6 +122,7 @@ def _shown(shown: ShownOutline) -> Response:
         "until": row.until,
         "decided_at": row.decided_at,
         "provenance": shown.kept.provenance.model_dump(mode="json"),
+        "findings": [finding.model_dump(mode="json") for finding in shown.kept.findings],
     }
     headers = {"etag": f'"{row.content_sha256}"', "cache-control": "private, no-cache"}
     return Response(encode(document), headers=headers, media_type=_JSON)

@@ -42,7 +42,7 @@ def upgrade() -> None:
     sa.Column('decided_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.CheckConstraint("on_timeout in ('fail','approve')", name=op.f('ck_approvals_on_timeout')),
     sa.CheckConstraint("state <> 'approved' or content_sha256 is not null", name=op.f('ck_approvals_bound')),
-    sa.CheckConstraint("state in ('waiting','approved','rejected','expired')", name=op.f('ck_approvals_state')),
+    sa.CheckConstraint("state in ('waiting','approved','rejected','expired','withdrawn')", name=op.f('ck_approvals_state')),
     sa.CheckConstraint("subject in ('outline','course')", name=op.f('ck_approvals_subject')),
     sa.ForeignKeyConstraint(['tenant_id', 'job_id'], ['jobs.tenant_id', 'jobs.id'], name=op.f('fk_approvals_tenant_id_job_id'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('tenant_id', 'job_id', 'subject', 'round', name=op.f('pk_approvals')),

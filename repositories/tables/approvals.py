@@ -27,7 +27,7 @@ approvals: Final = Table(
     PrimaryKeyConstraint("tenant_id", "job_id", "subject", "round"),
     job_key(),
     CheckConstraint("subject in ('outline','course')", name="subject"),
-    CheckConstraint("state in ('waiting','approved','rejected','expired')", name="state"),
+    CheckConstraint("state in ('waiting','approved','rejected','expired','withdrawn')", name="state"),
     CheckConstraint("on_timeout in ('fail','approve')", name="on_timeout"),
     CheckConstraint("state <> 'approved' or content_sha256 is not null", name="bound"),
     comment="What a person is asked to agree to, and what they said. An approval is of content_sha256 and of nothing"

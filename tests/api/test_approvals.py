@@ -14,9 +14,11 @@ from core.ids import new_id
 from domain.approvals import Subject, outline_sha256
 from domain.artifacts import Artifact, ArtifactRole
 from domain.generation import Corpus, CourseInput, CourseOutline, InlineSource, LessonOutline, ModuleOutline, Section
+from domain.guarding import ContentPolicy, GuardAction
 from domain.jobs import JobRef
 from domain.model import Frozen
 from repositories.artifacts import ArtifactRepository
+from repositories.guarding import PolicyRepository
 from repositories.steps import StepResultRepository
 from tests.api.conftest import MakeFront
 from tests.api.support import Front, pointers, problem_of
@@ -140,6 +142,32 @@ class TestOutline:
         assert pointers(answer) == ["/modules/0/lessons/0/section_ids"]
         answer = await front.http.put(path, json={**titled("x"), "modules": []}, headers={"If-Match": etag})
         assert pointers(answer) == ["/modules"]
+
+    async def test_personal_data_is_masked_and_told(self, front: Front, job: JobRef) -> None:
+        path = f"/jobs/{job.job_id}/outline"
+        etag = (await front.http.get(path)).headers["etag"]
+        edited = await front.http.put(path, json=titled("Ask anna@example.com"), headers={"If-Match": etag})
+        assert edited.status_code == 200, edited.text
+        document = edited.json()
+        assert document["outline"]["title"] == "Ask [e-mail]"
+        (finding,) = document["findings"]
+        assert (finding["kind"], finding["pointer"], finding["action"]) == ("email", "/title", "mask")
+        outline = CourseOutline.model_validate(document["outline"])
+        assert document["content_sha256"] == outline_sha256(outline)
+        again = {"If-Match": edited.headers["etag"]}
+        assert (await front.http.put(path, json=titled("Ask Anna"), headers=again)).json()["findings"] == []
+
+    async def test_what_the_policy_blocks_is_refused(self, front: Front, database: Database, job: JobRef) -> None:
+        async with database.tenant(front.tenant_id) as connection:
+            await PolicyRepository(connection).put(front.tenant_id, ContentPolicy(email=GuardAction.BLOCK))
+        path = f"/jobs/{job.job_id}/outline"
+        before = await front.http.get(path)
+        headers = {"If-Match": before.headers["etag"]}
+        answer = await front.http.put(path, json=titled("Ask anna@example.com"), headers=headers)
+        problem_of(answer, 422, "E.REQUEST.INVALID")
+        assert pointers(answer) == ["/title"]
+        assert "anna" not in answer.text
+        assert (await front.http.get(path)).json() == before.json()
 
     async def test_belongs_to_its_tenant(
         self, app: FastAPI, database: Database, front: Front, job: JobRef, make_front: MakeFront

@@ -8,20 +8,24 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from temporalio.client import Client
 
+from activities.approvals import ApprovalActivities, AskApprovalInput
 from core.database import Database
 from core.store import ArtifactStore
-from domain.approvals import MOST_ROUNDS, outline_sha256
-from domain.course_graph import TreeNode
+from domain.approvals import MOST_ROUNDS, Subject, outline_sha256
+from domain.course_graph import TreeNode, content_sha256
 from domain.errors import ContentChanged, InvalidInput, NotFound, StateError
 from domain.generation import CourseOutline, LessonContent
+from domain.guarding import ContentPolicy, GuardAction
 from domain.jobs import JobAction, JobRef
 from repositories.artifacts import ArtifactRepository
 from repositories.courses import CourseRepository
+from repositories.guarding import PolicyRepository
 from repositories.rows import AnyRow
 from repositories.tables import approvals
-from services.approvals import ApprovalService, ShownOutline
+from services.approvals import ApprovalService, EditedNode, ShownOutline
 from services.commands import CommandSender
 from tests.support.approvals import PATIENCE, rounds, until_asked
 from tests.support.course_service import Courses, serving_courses
@@ -297,6 +301,33 @@ class TestEditedLesson:
             with pytest.raises(NotFound):
                 await service.put_lesson(job.tenant_id, job.job_id, key, mine, seen=now.content_sha256)
 
+    async def test_personal_data_in_it_is_dealt_with(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        """As in what a model writes; what was found is about the new text and nothing older."""
+        job = await courses.start(modules=1, lessons=1)
+        await end(courses, job, "succeeded")
+
+        async def put(summary: str) -> tuple[EditedNode, dict[str, Any]]:
+            node, content = await lesson_of(courses, job, "lesson-1.1")
+            mine = content.model_copy(update={"summary": summary})
+            edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+            return edited, await read_artifact(courses, edited.artifact_id)
+
+        edited, kept = await put("Write to anna@example.com.")
+        assert kept["content"]["summary"] == "Write to [e-mail]."
+        assert [(one["pointer"], one["action"]) for one in kept["findings"]] == [("/summary", "mask")]
+        assert [(one.pointer, one.action) for one in edited.findings] == [("/summary", "mask")]
+        node, _ = await lesson_of(courses, job, "lesson-1.1")
+        assert node.content_sha256 == edited.content_sha256 == content_sha256(kept["content"])
+        edited, kept = await put("Write to Anna.")
+        assert (edited.findings, kept["findings"]) == ((), [])
+        async with database.tenant(job.tenant_id) as connection:
+            await PolicyRepository(connection).put(job.tenant_id, ContentPolicy(email=GuardAction.BLOCK))
+        with pytest.raises(InvalidInput) as caught:
+            await put("Write to anna@example.com.")
+        assert [fault.pointer for fault in caught.value.faults] == ["/summary"]
+
     async def test_rejection_of_the_edited_course_and_retry(self, courses: Courses, service: ApprovalService) -> None:
         """The retry asks about the course as edited, and makes nothing again."""
         job = await courses.start(modules=1, lessons=1, approval=FINAL)
@@ -316,6 +347,83 @@ class TestEditedLesson:
         await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
         assert (await end(courses, job, "succeeded")).result["version"] == 2
         assert len(courses.model.asked) == 2
+
+    async def test_after_a_cancel(self, courses: Courses, service: ApprovalService, database: Database) -> None:
+        """What the canceled attempt asked stands in nobody's way: not in that of an edit, nor of the next question."""
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        await until_asked(courses, job, "course")
+        await courses.act(job, JobAction.CANCEL)
+        await end(courses, job, "canceled")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Mended."})
+        edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        assert edited.version == 2
+        await courses.act(job, JobAction.RETRY)
+        asked = await until_asked_anew(courses, job.model_copy(update={"attempt": 2}), number=2)
+        assert [(row.round, row.state) for row in await rounds(database, job)] == [(1, "withdrawn"), (2, "waiting")]
+        await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        assert (await end(courses, job, "succeeded")).result["version"] == 2
+        assert len(courses.model.asked) == 2
+
+    async def test_what_is_approved_already_leaves_no_question(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        """A cancel overtakes the end of a course that was edited and then approved; its retry asks nobody."""
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Mended."})
+        await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        await until_asked_anew(courses, job, besides=asked.content_sha256)
+        await courses.act(job, JobAction.CANCEL)
+        await end(courses, job, "canceled")
+        async with database.tenant(job.tenant_id) as connection:
+            mine_alone = approvals.update().where(approvals.c.job_id == job.job_id)
+            await connection.execute(mine_alone.values(state="approved"))
+        await courses.act(job, JobAction.RETRY)
+        await end(courses, job, "succeeded")
+        assert "waiting" not in [row.state for row in await rounds(database, job)]
+
+
+class TestAtOnce:
+    """Somebody edits in the very moment in which a person is asked; the lock on the course puts that in an order."""
+
+    async def test_what_is_asked_about_is_not_older_than_the_course(self, courses: Courses, database: Database) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        ask = AskApprovalInput(job=job, subject=Subject.COURSE, round=1, timeout_hours=24, on_timeout="fail")
+        async with database.tenant(job.tenant_id) as connection:
+            await CourseRepository(connection).snapshot(job.job_id, None, reason="edit")
+            asking = asyncio.create_task(ApprovalActivities(database).ask_approval(ask))
+            await until_done_or_blocked(database, job.tenant_id, asking)
+        found = await asking
+        assert (found.state, found.content_sha256) == ("waiting", None) != ("waiting", asked.content_sha256)
+        await courses.act(job, JobAction.CANCEL)
+        await end(courses, job, "canceled")
+
+    async def test_an_edit_sees_what_was_asked_meanwhile(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"summary": "Mended."})
+        question = approvals.update().where(approvals.c.job_id == job.job_id)
+        async with database.tenant(job.tenant_id) as connection:
+            await connection.execute(question.values(state="withdrawn"))
+        async with database.tenant(job.tenant_id) as connection:
+            await CourseRepository(connection).lock(job.job_id)
+            await connection.execute(question.values(state="waiting"))
+            editing = asyncio.create_task(
+                service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+            )
+            await until_done_or_blocked(database, job.tenant_id, editing)
+        assert (await editing).version == 2
+        with pytest.raises(ContentChanged):
+            await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        again = await until_asked_anew(courses, job, besides=asked.content_sha256)
+        await courses.act(job, JobAction.APPROVE, seen=again.content_sha256)
+        assert (await end(courses, job, "succeeded")).result["version"] == 2
 
 
 class TestTime:
@@ -350,11 +458,12 @@ class TestTime:
 
 
 class TestInBetween:
-    async def test_cancel(self, courses: Courses, database: Database) -> None:
+    async def test_cancel(self, courses: Courses, service: ApprovalService) -> None:
         job = await courses.start(modules=1, lessons=1, approval=OUTLINE)
         await until_asked(courses, job, "outline")
         await courses.act(job, JobAction.CANCEL)
         assert (await end(courses, job, "canceled")).waiting_on is None
+        assert (await service.get_outline(job.tenant_id, job.job_id)).row.state == "withdrawn"
         with pytest.raises(StateError):
             await courses.act(job, JobAction.APPROVE)
         await courses.act(job, JobAction.RETRY)
@@ -402,6 +511,26 @@ class TestInBetween:
         assert courses.model.lessons == []
         await courses.act(job, JobAction.APPROVE)
         await end(courses, job, "succeeded")
+
+
+async def until_asked_anew(courses: Courses, job: JobRef, *, number: int = 1, besides: str | None = None) -> AnyRow:
+    """Wait until a person is asked about files that are there, other than those of the digest ``besides``."""
+    return await eventually(
+        lambda: until_asked(courses, job, "course", number),
+        lambda row: row.content_sha256 not in {None, besides},
+        within=PATIENCE,
+    )
+
+
+async def until_done_or_blocked(database: Database, tenant_id: UUID, task: asyncio.Task[Any]) -> None:
+    """Wait until a task is done, or somebody (who, if not its statement) waits for a lock."""
+
+    async def look() -> bool:
+        query = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        async with database.tenant(tenant_id) as connection:
+            return task.done() or bool((await connection.execute(query)).scalar_one())
+
+    await eventually(look, within=PATIENCE)
 
 
 async def until_looked(courses: Courses, job: JobRef, *, times: int) -> None:
