@@ -265,13 +265,19 @@ class TestAgain:
             job = await courses.start_kind("generation.section", wish)
             same = (await courses.until_status(job, "succeeded", within=WITHIN)).result
             assert set(studio.standin.world.renders) == sold
+            # New slides of the same text: a film that shows a person saying it shows none of them.
+            job = await courses.start_kind("generation.section", {**wish, "node": "lesson-1.1/slides"})
+            slides = (await courses.until_status(job, "succeeded", within=WITHIN)).result
+            assert set(studio.standin.world.renders) == sold
             job = await courses.start_kind("generation.section", {**wish, "node": "lesson-1.1/video"})
             anew = (await courses.until_status(job, "succeeded", within=WITHIN)).result
             first = await course_of(courses, course)
             last = await course_of(courses, job)
         assert same["version"] == 2
         assert "lesson-1.1/video" not in [made["node"] for made in same["recomputed"]]
-        assert anew["version"] == 3
+        assert [made["node"] for made in slides["recomputed"]] == ["lesson-1.1/slides"]
+        assert slides["reused"]["below"] == ["lesson-1.1/video"]
+        assert anew["version"] == 4
         assert [made["node"] for made in anew["recomputed"]] == ["lesson-1.1/video"]
         videos = [[lesson["video"]["artifact_id"] for lesson in one["modules"][0]["lessons"]] for one in (first, last)]
         assert videos[0][0] != videos[1][0]
