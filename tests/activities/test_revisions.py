@@ -17,7 +17,13 @@ FULL: Final = Slide(title="Tides", bullets=("The moon pulls.",), notes="It does.
 def finding(pointer: str) -> Finding:
     """An address in some string."""
     return Finding(
-        kind=FindingKind.EMAIL, pointer=pointer, start=0, end=5, confidence=1.0, detector="test", action=GuardAction.FLAG
+        kind=FindingKind.EMAIL,
+        pointer=pointer,
+        start=0,
+        end=5,
+        confidence=1.0,
+        detector="test",
+        action=GuardAction.FLAG,
     )
 
 

@@ -4,10 +4,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
 from core.database import Database
@@ -15,7 +16,7 @@ from core.store import ArtifactStore
 from domain.course_graph import TreeNode
 from domain.errors import InvalidInput, Outcome, ProviderError
 from domain.generation import Completion, CompletionRequest, Price, RevisionTask
-from domain.jobs import JobRef
+from domain.jobs import JobAction, JobRef
 from gateways.offline import OfflineLanguageModel
 from repositories.courses import CourseRepository
 from tests.support.course_service import Courses, serving_courses
@@ -218,7 +219,63 @@ class TestWhatIsMade:
         assert "lighthouse" not in str([event.data for event in await event_rows(courses.database, job)])
 
 
+class TestBudget:
+    async def test_a_job_may_spend_as_much_as_its_course_unless_it_says_otherwise(self, courses: Courses) -> None:
+        course = await finished(courses, slides=False, quiz=False, budget_usd="7")
+        for said, limit in (({}, 7), ({"budget_usd": "3"}, 3)):
+            job = await section(courses, course, "lesson-1.1", **said)
+            assert (await job_row(courses.database, job)).budget_usd == limit
+            await done(courses, job)
+        job = await section(courses, await finished(courses, slides=False, quiz=False), "lesson-1.1")
+        assert (await job_row(courses.database, job)).budget_usd is None
+        await done(courses, job)
+
+
+class OneByOne(asyncio.Event):
+    """Lets those that wait pass one at a time; set, everybody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turns = asyncio.Semaphore(0)
+
+    async def wait(self) -> Literal[True]:
+        """Wait for a turn."""
+        if not self.is_set():
+            await self._turns.acquire()
+        return True
+
+    def let_one_pass(self) -> None:
+        """The one that waits longest."""
+        self._turns.release()
+
+    def set(self) -> None:
+        """Nobody waits any more."""
+        super().set()
+        for _ in range(1_000):
+            self._turns.release()
+
+
 class TestFaults:
+    async def test_what_others_are_being_paid_for_meanwhile_is_not_thrown_away(
+        self, courses: Courses, model: Reviser
+    ) -> None:
+        """One lesson fails while the other is being written; the next attempt asks only for the first again."""
+        course = await finished(courses, slides=False, quiz=False)
+        model.asked.clear()
+        model.open = door = OneByOne()
+        job = await section(courses, course, "module-1", comment="x")
+        await courses.until(lambda: model.in_progress == 2, within=60)
+        model.faults.append(ProviderError("no", code="E.OPENAI.REJECTED", outcome=Outcome.REJECTED, retryable=False))
+        door.let_one_pass()
+        await eventually(lambda: events_since_failure(courses, job), lambda types: _TASK_DONE in types, within=60)
+        door.set()
+        row = await courses.until_status(job, "failed", within=60)
+        assert row.error_code == "E.OPENAI.REJECTED"
+        await courses.act(job, JobAction.RETRY)
+        result = await done(courses, job)
+        assert keys(result) == ["lesson-1.1", "lesson-1.2"]
+        assert model.asked == ["revision"] * 3
+
     async def test_an_answer_that_is_no_good_leaves_the_course_as_it_was(
         self, courses: Courses, model: Reviser
     ) -> None:
@@ -320,6 +377,17 @@ class TestExport:
         result = await done(courses, job)
         assert [file["name"].rpartition(".")[2] for file in result["artifacts"]] == ["html", "pptx"]
         assert await call_rows(courses.database, job) == []
+
+
+_TASK_DONE = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+
+
+async def events_since_failure(courses: Courses, job: JobRef) -> list[int]:
+    """What has happened in a workflow since an activity failed."""
+    history = await courses.workflow(job).fetch_history()
+    types = [event.event_type for event in history.events]
+    failed = EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED
+    return [int(one) for one in types[types.index(failed) :]] if failed in types else []
 
 
 async def versions(courses: Courses, course: JobRef) -> list[Any]:
