@@ -42,7 +42,7 @@ from domain.generation_plan import (
     module_step,
     outline_part,
 )
-from domain.guarding import Verdict
+from domain.guarding import Finding, Verdict
 from domain.jobs import JobRef
 from domain.model import Frozen
 from prompts import course_lesson, course_outline, revision
@@ -303,7 +303,8 @@ class GenerationActivities:
         model, model_name = self._models.chosen(wanted)
         wish: Wish[Any] = lesson_wish(wanted, corpus, outline, module=step.module, lesson=step.lesson)
         anew = await self._documents.revision_of(job, lesson_key(step.module, step.lesson))
-        before, findings = None, ()
+        before = None
+        findings: tuple[Finding, ...] = ()
         if anew is not None and step.before_id is not None:
             earlier = await self._documents.read(job, step.before_id, Lesson)
             before, findings = earlier.content, earlier.findings

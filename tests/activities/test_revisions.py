@@ -58,4 +58,5 @@ def test_findings_of_other_blocks_stay_and_new_ones_name_their_place_in_the_less
     assert [one.pointer for one in made.findings] == [
         "/summary", "/blocks/0/heading", "/blocks/10/heading", "/blocks/1/paragraphs/0",
     ]  # fmt: skip
+    assert made.content is not None
     assert made.content.blocks[1].heading == "Anew"

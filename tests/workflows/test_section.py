@@ -18,9 +18,11 @@ from domain.errors import InvalidInput, Outcome, ProviderError
 from domain.generation import Completion, CompletionRequest, Price, RevisionTask
 from domain.jobs import JobAction, JobRef
 from gateways.offline import OfflineLanguageModel
+from gateways.standin_heygen import Play
 from repositories.courses import CourseRepository
 from tests.support.course_service import Courses, serving_courses
 from tests.support.job_rows import call_rows, event_rows, job_row, step_rows
+from tests.support.renders import QUICK, open_studio
 from tests.support.waiting import eventually
 
 
@@ -268,13 +270,57 @@ class TestFaults:
         model.faults.append(ProviderError("no", code="E.OPENAI.REJECTED", outcome=Outcome.REJECTED, retryable=False))
         door.let_one_pass()
         await eventually(lambda: events_since_failure(courses, job), lambda types: _TASK_DONE in types, within=60)
+        happened = await events_since_failure(courses, job)
+        assert EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED not in happened
         door.set()
         row = await courses.until_status(job, "failed", within=60)
         assert row.error_code == "E.OPENAI.REJECTED"
+        await courses.workflow(job).result()
         await courses.act(job, JobAction.RETRY)
         result = await done(courses, job)
         assert keys(result) == ["lesson-1.1", "lesson-1.2"]
         assert model.asked == ["revision"] * 3
+
+    @pytest.mark.parametrize("end", ["failed", "canceled"])
+    async def test_a_video_that_was_ordered_is_taken_up_by_the_next_attempt(  # noqa: PLR0917 - fixtures
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID, model: Reviser, end: str
+    ) -> None:
+        """Nobody waits for it any more once another lesson has failed, or the job is canceled."""
+        async with (
+            open_studio(database, store, tenant_id, policy=QUICK) as studio,
+            serving_courses(temporal, database, store, tenant_id, more_models=[model], desk=studio.desk) as courses,
+        ):
+            course = await finished(courses, slides=False, quiz=False, video={"provider": "heygen"})
+            studio.standin.world.play = Play(seconds=100_000)
+            model.open = door = OneByOne()
+            job = await section(courses, course, "module-1", comment="x")
+            await courses.until(lambda: model.in_progress == 2, within=60)
+            if end == "failed":
+                door.let_one_pass()
+            else:
+                door.set()
+            ordered = 1 if end == "failed" else 2
+            await eventually(
+                lambda: studio.rows(job),
+                lambda rows: len(rows) == ordered and all(row.state == "rendering" for row in rows),
+                within=90,
+            )
+            if end == "failed":
+                refusal = ProviderError("no", code="E.OPENAI.REJECTED", outcome=Outcome.REJECTED, retryable=False)
+                model.faults.append(refusal)
+                door.set()
+            else:
+                await courses.act(job, JobAction.CANCEL)
+            await courses.until_status(job, end, within=90)
+            assert {row.state for row in await studio.rows(job)} == {"rendering"}
+            # There is no dispatcher here that would start the next attempt later, should this one not be closed yet.
+            await courses.workflow(job).result()
+            studio.standin.world.ahead_seconds = 200_000
+            studio.standin.world.play = Play(seconds=0)
+            await courses.act(job, JobAction.RETRY)
+            result = await done(courses, job)
+            assert len(studio.standin.world.renders) == 4
+        assert {"lesson-1.1/video", "lesson-1.2/video"} <= set(keys(result))
 
     async def test_an_answer_that_is_no_good_leaves_the_course_as_it_was(
         self, courses: Courses, model: Reviser
