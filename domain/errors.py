@@ -421,6 +421,7 @@ TITLES: Final[dict[str, str]] = {
     "E.GENERATION.APPROVAL_TIMEOUT": "Nobody agreed in time",
     "E.GENERATION.INVALID": "The answer does not fit its schema",
     "E.GENERATION.NODE_MISSING": "The part of the course is not there",
+    "E.GENERATION.NOT_MADE": "The part could not be made",
     "E.GENERATION.OVERTAKEN": "The course kept changing meanwhile",
     "E.OPENAI.TIMEOUT": "The model provider did not answer in time",
     "E.OPENAI.CONNECTION": "The model provider cannot be reached",

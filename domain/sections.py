@@ -22,7 +22,8 @@ Exports = Annotated[tuple[Export, ...], Field(min_length=1)]
 class SectionInput(Frozen):
     """Input of ``generation.section``: one node of a course is made again, and what was made from it.
 
-    What is not said is as it was for the course. ``comment`` is a person's wish for the content.
+    What is not said is as it was for the course. ``comment`` is a person's wish for the content. ``budget_usd`` is the
+    most that this job may spend, beside what the course has cost; not said, it is as much as the course might.
     """
 
     course_id: UUID

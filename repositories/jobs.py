@@ -277,6 +277,12 @@ class JobRepository:
         """What the job is going to hand out once it has succeeded."""
         await self._connection.execute(update(jobs).where(jobs.c.id == job_id).values(result=result))
 
+    async def inherit_budget(self, job_id: UUID, *, of: UUID) -> None:
+        """Let a new job spend at most what another one may; only in the transaction that writes the job."""
+        others = jobs.alias()
+        budget = select(others.c.budget_usd).where(others.c.id == of).scalar_subquery()
+        await self._connection.execute(update(jobs).where(jobs.c.id == job_id).values(budget_usd=budget))
+
     async def lock_attempt(self, job: JobRef) -> bool:
         """Lock the job's row; False where it is finished or a newer attempt has taken over."""
         query = (

@@ -3,6 +3,8 @@
 from typing import Final
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from core.database import Database
 from domain.course_graph import NodeKind, belongs_to, kind_of, place_of, whole_of
 from domain.errors import FieldFault, InvalidInput, NotFound
@@ -27,6 +29,7 @@ def section_kind(database: Database) -> JobKind:
         summary=lambda wish: f"Section: {wish.node}",
         budget=lambda wish: wish.budget_usd,
         check=SectionCheck(database),
+        accompany=_limit_as_its_course,
     )
 
 
@@ -40,6 +43,11 @@ def export_kind(database: Database) -> JobKind:
         summary=lambda wish: f"Export: version {wish.version}",
         check=ExportCheck(database),
     )
+
+
+async def _limit_as_its_course(connection: AsyncConnection, _tenant_id: UUID, job_id: UUID, wish: SectionInput) -> None:
+    if wish.budget_usd is None:
+        await JobRepository(connection).inherit_budget(job_id, of=wish.course_id)
 
 
 class SectionCheck:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
@@ -37,6 +38,8 @@ with workflow.unsafe.imports_passed_through():
 SECTION_WORKFLOW: Final = "SectionGeneration"
 EXPORT_WORKFLOW: Final = "VersionExport"
 
+_NOT_MADE: Final = "the part could not be made here; the job's events say why, and the course is as it was"
+
 
 class Place(Frozen):
     """Something to be made of a lesson, by the place of the lesson, counted from zero.
@@ -62,14 +65,17 @@ class Place(Frozen):
         return f"{self.module + 1}.{self.lesson + 1}"
 
 
-Maker = Callable[[Place], Awaitable[UUID | None]]
+Stopped = Callable[[], bool]
+"""Whether another part has failed, so that nothing new is begun."""
+
+Maker = Callable[[Place, Stopped], Awaitable[UUID | None]]
 """Makes a node of a lesson: the artifact behind it, or None where the lesson does without."""
 
 
 def _written_by(
     write: Callable[[Any, WriteLessonPartInput], Awaitable[WriteLessonPartResult | SpeakLessonResult]], what: str
 ) -> Maker:
-    async def make(place: Place) -> UUID | None:
+    async def make(place: Place, _stopped: Stopped) -> UUID | None:
         made = await workflow.execute_activity_method(
             write,
             WriteLessonPartInput(
@@ -84,13 +90,14 @@ def _written_by(
     return make
 
 
-async def _film(place: Place) -> UUID | None:
+async def _film(place: Place, stopped: Stopped) -> UUID | None:
+    """Have a lesson filmed. Once others fail nobody waits for it: what was ordered stays on record."""
     assert place.course_id is not None
     film = FilmLessonInput(
         job=place.job, course_id=place.course_id, lesson_id=place.lesson_id, module=place.module, lesson=place.lesson,
         material=dict(place.material),
     )  # fmt: skip
-    filmed = await workflow.execute_child_workflow(
+    handle = await workflow.start_child_workflow(
         RenderVideoWorkflow.run,
         film,
         id=f"{workflow.info().workflow_id}/video-{place.name}",
@@ -99,6 +106,18 @@ async def _film(place: Place) -> UUID | None:
         cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
         static_summary=f"Video {place.name}",
     )
+    try:
+        await workflow.wait_condition(lambda: stopped() or handle.done())
+    except asyncio.CancelledError:
+        handle.cancel()
+        await asyncio.gather(handle, return_exceptions=True)
+        raise
+    if not handle.done():
+        try:
+            await handle.signal(RenderVideoWorkflow.on_leave)
+        except FailureError:
+            workflow.logger.info("video.closed_before_signal", extra={"child": handle.id})
+    filmed = await handle
     return await workflow.execute_activity_method(
         VideoActivities.find_video,
         film.model_copy(update={"digest": filmed.digest}),
@@ -128,6 +147,7 @@ class SectionWorkflow(JobWorkflow):
     def __init__(self, job: JobRef) -> None:
         super().__init__()
         self._job = job
+        self._failures: list[FailureError] = []
 
     @workflow.run
     async def run(self, job: JobRef) -> JobResult:
@@ -170,13 +190,22 @@ class SectionWorkflow(JobWorkflow):
         return plan
 
     async def _make_all(self, plan: SectionPlan) -> dict[str, UUID | None]:
-        """Every lesson of the plan, a bounded number at once; the artifacts behind the nodes, by key."""
+        """Every lesson of the plan, a bounded number at once; the artifacts behind the nodes, by key.
+
+        The first failure, if any, is raised once the calls in progress are done: they are paid for.
+        """
         slots = asyncio.Semaphore(plan.fan_out)
 
         async def make(work: LessonWork) -> dict[str, UUID | None]:
             async with slots:
-                await self.gate()
-                return await self._make_lesson(plan, work)
+                await self.gate(unless=self._is_stopped)
+                if self._is_stopped():
+                    return {}
+                try:
+                    return await self._make_lesson(plan, work)
+                except FailureError as error:
+                    self._failures.append(error)
+                    return {}
 
         tasks = [asyncio.create_task(make(work)) for work in plan.lessons]
         try:
@@ -186,7 +215,12 @@ class SectionWorkflow(JobWorkflow):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
+        if self._failures:
+            raise self._failures[0]
         return {key: artifact for lesson in lessons for key, artifact in lesson.items()}
+
+    def _is_stopped(self) -> bool:
+        return bool(self._failures)
 
     async def _make_lesson(self, plan: SectionPlan, work: LessonWork) -> dict[str, UUID | None]:
         key, lesson_id = lesson_key(work.module, work.lesson), work.lesson_id
@@ -198,14 +232,20 @@ class SectionWorkflow(JobWorkflow):
             material: dict[NodeKind, UUID | None] = dict(work.standing)
             written = [kind for kind in work.parts if kind is not NodeKind.VIDEO]
             for kind in work.parts:
-                await self.gate()
+                await self.gate(unless=self._is_stopped)
+                if self._is_stopped():
+                    break
                 made[below(key, kind.value)] = material[kind] = await MAKERS[kind](
                     Place(
                         job=self._job, course_id=plan.course_id, corpus_id=plan.corpus_id, lesson_id=lesson_id,
                         module=work.module, lesson=work.lesson, is_last=kind in written[-1:],
                         before_id=work.before_id if kind is work.parts[0] else None, material=dict(material),
-                    )
+                    ),
+                    self._is_stopped,
                 )  # fmt: skip
+                if material[kind] is None and not work.anew and kind is work.parts[0]:
+                    # Asked for itself. What stands there is better than nothing.
+                    raise ApplicationError(_NOT_MADE, type="E.GENERATION.NOT_MADE", non_retryable=True)
         return made
 
     async def _write_lesson(self, plan: SectionPlan, work: LessonWork) -> UUID:

@@ -1,5 +1,6 @@
 """Making something anew: the wish for it, putting a single block or slide back into its place, and answers no good."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -20,6 +21,7 @@ from domain.generation import (
     SlideDeck,
     SlidesTask,
 )
+from domain.guarding import Finding
 from domain.jobs import JobRef
 from domain.model import Frozen
 from domain.sections import Revision
@@ -51,22 +53,48 @@ def revised(wish: Wish[AnswerT], revision: Revision, before: AnswerT | None, *, 
     anew = replace(wish, task=task, prompt=prompt.PROMPT, messages=messages, spoiled=spoiled, fresh=True)
     if place is None:
         return anew
-    part = LessonBlock if isinstance(before, LessonContent) else Slide
-    return replace(anew, answer=part, rule=lambda _answer: ())  # type: ignore[arg-type]
+    answer = LessonBlock if isinstance(before, LessonContent) else Slide
+    where = _place_in(before, place)
+
+    def rule(part: Any) -> list[tuple[str, str]]:
+        faults = wish.rule(_with_part(before, place, part))
+        return [(pointer.removeprefix(where), message) for pointer, message in faults if _is_at(pointer, where)]
+
+    return replace(anew, answer=answer, rule=rule)  # type: ignore[arg-type]
 
 
-def put_back(written: Written[Any], revision: Revision, before: Frozen | None) -> Written[Any]:
-    """What was written, with everything around it where only a part of ``before`` was to change."""
+def put_back(
+    written: Written[Any], revision: Revision, before: Frozen | None, *, findings: Sequence[Finding] = ()
+) -> Written[Any]:
+    """What was written, with everything around it where only a part of ``before`` was to change.
+
+    ``findings`` are those of ``before``; of what stays they are kept.
+    """
     part = written.content
     if part is None or revision.part is None:
         return written
     place = number_of(revision.part)
+    where = _place_in(before, place)
+    kept = [finding for finding in findings if not _is_at(finding.pointer, where)]
+    found = [finding.model_copy(update={"pointer": f"{where}{finding.pointer}"}) for finding in written.findings]
+    return replace(written, content=_with_part(before, place, part), findings=(*kept, *found))
+
+
+def _place_in(before: Frozen | None, place: int) -> str:
+    return f"/{'blocks' if isinstance(before, LessonContent) else 'slides'}/{place}"
+
+
+def _is_at(pointer: str, where: str) -> bool:
+    return pointer == where or pointer.startswith(f"{where}/")
+
+
+def _with_part(before: Frozen | None, place: int, part: Any) -> Frozen:
     if isinstance(before, LessonContent):
         blocks = (*before.blocks[:place], part, *before.blocks[place + 1 :])
-        return replace(written, content=before.model_copy(update={"blocks": blocks}))
+        return before.model_copy(update={"blocks": blocks})
     assert isinstance(before, SlideDeck)
     slides = (*before.slides[:place], part, *before.slides[place + 1 :])
-    return replace(written, content=before.model_copy(update={"slides": slides}))
+    return before.model_copy(update={"slides": slides})
 
 
 _WHY_NOT: Final = {

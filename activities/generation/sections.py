@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -151,6 +151,7 @@ class SectionActivities:
             digest = input_hash(APPLY_STEP, *sorted((key, str(made)) for key, made in step.made.items()))
             kept = await self._keeper.recall(job, APPLY_STEP, digest)
             if kept is not None:
+                await self._hand_out(job, kept)
                 return ApplySectionResult(applied=True, version=kept["version"])
             wish = await self._documents.read_section(job)
             async with self._keeper.effect(job) as connection:
@@ -167,13 +168,21 @@ class SectionActivities:
                 await courses.point(
                     job.tenant_id, wish.course_id, {key: revisions[artifact] for key, artifact in made.items()}
                 )
-                await courses.drop(wish.course_id, [key for key in step.made if key not in made])
+                changed = _changed_texts(before, await courses.get_revisions(wish.course_id, list(revisions.values())))
+                kept_back = [
+                    key
+                    for key in step.made
+                    if key not in made and key in before and key.partition("/")[0] not in changed
+                ]
+                gone = [key for key in step.made if key not in made and key not in kept_back]
+                await courses.drop(wish.course_id, gone)
                 version = None
                 if course.latest_version:
                     version = await courses.snapshot(wish.course_id, job, reason="section")
                 after = await courses.get_tree(wish.course_id)
                 bought = await courses.get_made_by(wish.course_id, job.job_id)
-                result = section_result(wish, before, after, bought, version=version, made=step.made)
+                result = section_result(wish, before, after, bought, version=version, made=made)
+                result["kept"] = kept_back
                 for module in {place_of(key)[0] for key in step.made}:
                     await StepRepository(connection).complete(job, module_step(module))
                 if version is None:
@@ -194,7 +203,9 @@ class SectionActivities:
             course_id = await self._documents.course_of(job)
             number = step.version or (await self._documents.read_export(job)).version
             digest = input_hash(EXPORT_STEP, str(course_id), number)
-            if await self._keeper.recall(job, EXPORT_STEP, digest) is not None:
+            kept = await self._keeper.recall(job, EXPORT_STEP, digest)
+            if kept is not None:
+                await self._hand_out(job, kept)
                 return
             wanted = await self._documents.read_input(job)
             async with self._keeper.effect(job) as connection:
@@ -225,6 +236,11 @@ class SectionActivities:
 
     async def _recall_plan(self, job: JobRef, part: str) -> SectionPlan:
         return SectionPlan.model_validate(await self._keeper.recall(job, part, ""))
+
+    async def _hand_out(self, job: JobRef, kept: dict[str, Any]) -> None:
+        # An attempt that did not succeed has taken the job's result away.
+        async with self._keeper.effect(job) as connection:
+            await JobRepository(connection).set_result(job.job_id, kept)
 
     async def _store(self, job: JobRef, file: RenderedFile) -> Artifact:
         return await self._documents.store_bytes(job, file.name, file.media_type, file.body, ArtifactRole.EXPORT)
@@ -299,6 +315,16 @@ def _base(node: str, lessons: Iterable[LessonWork], tree: Mapping[str, TreeNode]
 # --- what came of it --------------------------------------------------------------------------------
 
 
+def _changed_texts(before: Mapping[str, TreeNode], made: Iterable[TreeNode]) -> set[str]:
+    """The lessons whose text is another than it was: what was made from it is of no use where it is not made anew."""
+    return {
+        node.key
+        for node in made
+        if node.kind is NodeKind.LESSON
+        and (node.key not in before or before[node.key].content_sha256 != node.content_sha256)
+    }
+
+
 def section_result(
     wish: SectionInput,
     before: Mapping[str, TreeNode],
@@ -306,7 +332,7 @@ def section_result(
     bought: Iterable[TreeNode],
     *,
     version: int | None,
-    made: Mapping[str, UUID | None],
+    made: Collection[str],
 ) -> dict[str, Any]:
     """What was made anew and for how much, and what was used again and what that saved; keys and numbers only."""
     wholes = [node for node in after if node.whole_id is None]

@@ -42,7 +42,7 @@ from domain.generation_plan import (
     module_step,
     outline_part,
 )
-from domain.guarding import Verdict
+from domain.guarding import Finding, Verdict
 from domain.jobs import JobRef
 from domain.model import Frozen
 from prompts import course_lesson, course_outline, revision
@@ -304,13 +304,15 @@ class GenerationActivities:
         wish: Wish[Any] = lesson_wish(wanted, corpus, outline, module=step.module, lesson=step.lesson)
         anew = await self._documents.revision_of(job, lesson_key(step.module, step.lesson))
         before = None
+        findings: tuple[Finding, ...] = ()
         if anew is not None and step.before_id is not None:
-            before = (await self._documents.read(job, step.before_id, Lesson)).content
+            earlier = await self._documents.read(job, step.before_id, Lesson)
+            before, findings = earlier.content, earlier.findings
             wish = revised(wish, anew, before, spoiled=await self._spoiled.count(job, part))
         # The part, not the module's step, makes the call's op: each lesson is an effect of its own.
         written = await self._writer.write(job, part, model, model_name, wish)
         if anew is not None:
-            written = put_back(written, anew, before)
+            written = put_back(written, anew, before, findings=findings)
         made_of = input_hash(part, model.name, model_name, wish.prompt.sha256, wish.task.model_dump(mode="json"))
         return lesson_of(step.lesson, planned, written), made_of
 

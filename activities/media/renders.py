@@ -113,18 +113,21 @@ class RenderDesk:
     async def plan(self, film: Film, wish: FilmWish, *, workflow_id: str) -> Planned:
         """Write down what is to be ordered and what it may cost, or take up what was ordered before.
 
-        Raises PriceUnknown before anything is written.
+        What the job has already, of its own or taken over, is not ordered. Raises PriceUnknown before anything is
+        written.
         """
-        self._renderers[film.provider].price(wish.engine)
         planned = Planned(way=Way.RENDER, digest=film.digest, deadline=render_deadline(wish.script), policy=self.policy)
         async with self._keeper.effect(film.job) as connection:
             renders = RenderRepository(connection)
             row = await renders.get_latest(film.job, film.key, film.digest, lock=True)
             if row is None or _is_to_be_ordered_anew(row, film.job):
+                if await StepResultRepository(connection).get_or_none(film.job, film.key, film.digest) is not None:
+                    return Planned(way=Way.KEPT, digest=film.digest)
                 generation = 1 if row is None else row.generation + 1
                 await self._enter(connection, film, wish, generation=generation, workflow_id=workflow_id)
                 return planned
             if RenderState(row.state) not in OVER:
+                self._renderers[film.provider].price(row.engine)
                 await renders.change(row.id, attempt=film.job.attempt, workflow_id=workflow_id)
                 return planned
         # A worker that died right after the end has left its place taken.

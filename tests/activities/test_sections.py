@@ -6,13 +6,20 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import null, update
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.generation.calls import PaidCalls
 from activities.generation.documents import DocumentStore
 from activities.generation.models import Models
-from activities.generation.sections import ApplySectionInput, SectionActivities, SectionPlan, SectionStepInput
+from activities.generation.sections import (
+    ApplySectionInput,
+    ExportVersionInput,
+    SectionActivities,
+    SectionPlan,
+    SectionStepInput,
+)
 from activities.generation.steps import GenerationActivities, WriteLessonInput, WriteLessonResult
 from activities.generation.writer import StructuredWriter
 from activities.steps import StepKeeper
@@ -20,6 +27,7 @@ from core.database import Database
 from core.store import ArtifactStore
 from domain.jobs import JobRef
 from repositories.courses import CourseRepository
+from repositories.tables import jobs
 from tests.support.course_service import HeldModel
 from tests.support.course_trees import CourseTree, add_course
 from tests.support.job_rows import add_running_job, event_rows, job_row, next_attempt
@@ -94,9 +102,16 @@ async def test_a_retry_after_it_took_its_place_finds_everything_again(
         lesson: WriteLessonResult = await run(writing.write_lesson, lesson_step(job, plan))
         made = {"lesson-1.1": lesson.lesson_id}
         applied = await run(sections.apply_section, ApplySectionInput(job=job, base=plan.base, made=made))
-        seen.append((plan, lesson, applied))
+        applied_result = (await job_row(course.database, job)).result
+        await run(sections.export_version, ExportVersionInput(job=job, version=applied.version))
+        exported_result = (await job_row(course.database, job)).result
+        seen.append((plan, lesson, applied, applied_result["recomputed"], exported_result))
         job = (await next_attempt(course.database, job)).model_copy(update={"kind": job.kind})
+        # As every end of an attempt does that is no success.
+        async with course.database.tenant(job.tenant_id) as connection:
+            await connection.execute(update(jobs).where(jobs.c.id == job.job_id).values(result=null()))
     assert seen[0] == seen[1]
+    assert [made["node"] for made in seen[1][4]["recomputed"]] == ["lesson-1.1"]
     assert seen[0][2].version == 2
     assert len(model.asked) == 1
 
@@ -115,6 +130,33 @@ async def test_every_step_twice_at_once_leaves_one_of_everything(
     types = [event.type for event in await event_rows(course.database, job)]
     assert types.count("section.applied") == 1
     assert (await job_row(course.database, job)).result["version"] == 2
+
+
+async def test_what_could_not_be_made_anew_stays_unless_the_text_below_it_has_changed(
+    sections: SectionActivities, writing: GenerationActivities, course: CourseTree
+) -> None:
+    await course.write_slides(1, "Moon", "Sun")
+    await course.freeze()
+    nothing: dict[str, UUID | None] = {"lesson-1.1/slides": None}
+
+    same = await start(course, "lesson-1.1")
+    await run(sections.apply_section, ApplySectionInput(job=same, base={}, made=nothing))
+    assert (await job_row(course.database, same)).result["kept"] == ["lesson-1.1/slides"]
+    assert "lesson-1.1/slides" in await standing(course)
+
+    other = await start(course, "lesson-1.1")
+    plan = await run(sections.plan_section, SectionStepInput(job=other))
+    lesson = await run(writing.write_lesson, lesson_step(other, plan))
+    made = {"lesson-1.1": lesson.lesson_id, **nothing}
+    await run(sections.apply_section, ApplySectionInput(job=other, base={}, made=made))
+    assert (await job_row(course.database, other)).result["kept"] == []
+    assert "lesson-1.1/slides" not in await standing(course)
+
+
+async def standing(course: CourseTree) -> set[str]:
+    """The keys of the tree."""
+    async with course.database.tenant(course.job.tenant_id) as connection:
+        return {node.key for node in await CourseRepository(connection).get_tree(course.id)}
 
 
 async def test_what_was_made_from_something_older_does_not_take_its_place(

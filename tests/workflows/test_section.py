@@ -4,10 +4,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
 from core.database import Database
@@ -15,11 +16,13 @@ from core.store import ArtifactStore
 from domain.course_graph import TreeNode
 from domain.errors import InvalidInput, Outcome, ProviderError
 from domain.generation import Completion, CompletionRequest, Price, RevisionTask
-from domain.jobs import JobRef
+from domain.jobs import JobAction, JobRef
 from gateways.offline import OfflineLanguageModel
+from gateways.standin_heygen import Play
 from repositories.courses import CourseRepository
 from tests.support.course_service import Courses, serving_courses
 from tests.support.job_rows import call_rows, event_rows, job_row, step_rows
+from tests.support.renders import QUICK, open_studio
 from tests.support.waiting import eventually
 
 
@@ -218,7 +221,107 @@ class TestWhatIsMade:
         assert "lighthouse" not in str([event.data for event in await event_rows(courses.database, job)])
 
 
+class TestBudget:
+    async def test_a_job_may_spend_as_much_as_its_course_unless_it_says_otherwise(self, courses: Courses) -> None:
+        course = await finished(courses, slides=False, quiz=False, budget_usd="7")
+        for said, limit in (({}, 7), ({"budget_usd": "3"}, 3)):
+            job = await section(courses, course, "lesson-1.1", **said)
+            assert (await job_row(courses.database, job)).budget_usd == limit
+            await done(courses, job)
+        job = await section(courses, await finished(courses, slides=False, quiz=False), "lesson-1.1")
+        assert (await job_row(courses.database, job)).budget_usd is None
+        await done(courses, job)
+
+
+class OneByOne(asyncio.Event):
+    """Lets those that wait pass one at a time; set, everybody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turns = asyncio.Semaphore(0)
+
+    async def wait(self) -> Literal[True]:
+        """Wait for a turn."""
+        if not self.is_set():
+            await self._turns.acquire()
+        return True
+
+    def let_one_pass(self) -> None:
+        """The one that waits longest."""
+        self._turns.release()
+
+    def set(self) -> None:
+        """Nobody waits any more."""
+        super().set()
+        for _ in range(1_000):
+            self._turns.release()
+
+
 class TestFaults:
+    async def test_what_others_are_being_paid_for_meanwhile_is_not_thrown_away(
+        self, courses: Courses, model: Reviser
+    ) -> None:
+        """One lesson fails while the other is being written; the next attempt asks only for the first again."""
+        course = await finished(courses, slides=False, quiz=False)
+        model.asked.clear()
+        model.open = door = OneByOne()
+        job = await section(courses, course, "module-1", comment="x")
+        await courses.until(lambda: model.in_progress == 2, within=60)
+        model.faults.append(ProviderError("no", code="E.OPENAI.REJECTED", outcome=Outcome.REJECTED, retryable=False))
+        door.let_one_pass()
+        await eventually(lambda: events_since_failure(courses, job), lambda types: _TASK_DONE in types, within=60)
+        happened = await events_since_failure(courses, job)
+        assert EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED not in happened
+        door.set()
+        row = await courses.until_status(job, "failed", within=60)
+        assert row.error_code == "E.OPENAI.REJECTED"
+        await courses.workflow(job).result()
+        await courses.act(job, JobAction.RETRY)
+        result = await done(courses, job)
+        assert keys(result) == ["lesson-1.1", "lesson-1.2"]
+        assert model.asked == ["revision"] * 3
+
+    @pytest.mark.parametrize("end", ["failed", "canceled"])
+    async def test_a_video_that_was_ordered_is_taken_up_by_the_next_attempt(  # noqa: PLR0917 - fixtures
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID, model: Reviser, end: str
+    ) -> None:
+        """Nobody waits for it any more once another lesson has failed, or the job is canceled."""
+        async with (
+            open_studio(database, store, tenant_id, policy=QUICK) as studio,
+            serving_courses(temporal, database, store, tenant_id, more_models=[model], desk=studio.desk) as courses,
+        ):
+            course = await finished(courses, slides=False, quiz=False, video={"provider": "heygen"})
+            studio.standin.world.play = Play(seconds=100_000)
+            model.open = door = OneByOne()
+            job = await section(courses, course, "module-1", comment="x")
+            await courses.until(lambda: model.in_progress == 2, within=60)
+            if end == "failed":
+                door.let_one_pass()
+            else:
+                door.set()
+            ordered = 1 if end == "failed" else 2
+            await eventually(
+                lambda: studio.rows(job),
+                lambda rows: len(rows) == ordered and all(row.state == "rendering" for row in rows),
+                within=90,
+            )
+            if end == "failed":
+                refusal = ProviderError("no", code="E.OPENAI.REJECTED", outcome=Outcome.REJECTED, retryable=False)
+                model.faults.append(refusal)
+                door.set()
+            else:
+                await courses.act(job, JobAction.CANCEL)
+            await courses.until_status(job, end, within=90)
+            assert {row.state for row in await studio.rows(job)} == {"rendering"}
+            # There is no dispatcher here that would start the next attempt later, should this one not be closed yet.
+            await courses.workflow(job).result()
+            studio.standin.world.ahead_seconds = 200_000
+            studio.standin.world.play = Play(seconds=0)
+            await courses.act(job, JobAction.RETRY)
+            result = await done(courses, job)
+            assert len(studio.standin.world.renders) == 4
+        assert {"lesson-1.1/video", "lesson-1.2/video"} <= set(keys(result))
+
     async def test_an_answer_that_is_no_good_leaves_the_course_as_it_was(
         self, courses: Courses, model: Reviser
     ) -> None:
@@ -320,6 +423,17 @@ class TestExport:
         result = await done(courses, job)
         assert [file["name"].rpartition(".")[2] for file in result["artifacts"]] == ["html", "pptx"]
         assert await call_rows(courses.database, job) == []
+
+
+_TASK_DONE = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+
+
+async def events_since_failure(courses: Courses, job: JobRef) -> list[int]:
+    """What has happened in a workflow since an activity failed."""
+    history = await courses.workflow(job).fetch_history()
+    types = [event.event_type for event in history.events]
+    failed = EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED
+    return [int(one) for one in types[types.index(failed) :]] if failed in types else []
 
 
 async def versions(courses: Courses, course: JobRef) -> list[Any]:

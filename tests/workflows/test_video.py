@@ -19,6 +19,7 @@ from domain.jobs import JobAction, JobRef
 from domain.video import RenderPolicy
 from gateways.offline_video import OfflineVideoMaker
 from gateways.standin_heygen import Fault, FaultKind, Play
+from repositories.courses import CourseRepository
 from repositories.rows import AnyRow
 from repositories.tables import artifacts, job_events, job_steps
 from services.media import Hook, MediaService, TemporalWaker
@@ -265,13 +266,27 @@ class TestAgain:
             job = await courses.start_kind("generation.section", wish)
             same = (await courses.until_status(job, "succeeded", within=WITHIN)).result
             assert set(studio.standin.world.renders) == sold
+            # New slides of the same text: a film that shows a person saying it shows none of them.
+            job = await courses.start_kind("generation.section", {**wish, "node": "lesson-1.1/slides"})
+            slides = (await courses.until_status(job, "succeeded", within=WITHIN)).result
+            assert set(studio.standin.world.renders) == sold
             job = await courses.start_kind("generation.section", {**wish, "node": "lesson-1.1/video"})
             anew = (await courses.until_status(job, "succeeded", within=WITHIN)).result
             first = await course_of(courses, course)
             last = await course_of(courses, job)
+            # What cannot be made again stays.
+            studio.standin.world.play = Play(seconds=0, end="failed")
+            job = await courses.start_kind("generation.section", {**wish, "node": "lesson-1.2/video"})
+            failed = await courses.until_status(job, "failed", within=WITHIN)
+            async with database.tenant(tenant_id) as connection:
+                kept = {node.key for node in await CourseRepository(connection).get_tree(course.job_id)}
+        assert failed.error_code == "E.GENERATION.NOT_MADE"
+        assert "lesson-1.2/video" in kept
         assert same["version"] == 2
         assert "lesson-1.1/video" not in [made["node"] for made in same["recomputed"]]
-        assert anew["version"] == 3
+        assert [made["node"] for made in slides["recomputed"]] == ["lesson-1.1/slides"]
+        assert slides["reused"]["below"] == ["lesson-1.1/video"]
+        assert anew["version"] == 4
         assert [made["node"] for made in anew["recomputed"]] == ["lesson-1.1/video"]
         videos = [[lesson["video"]["artifact_id"] for lesson in one["modules"][0]["lessons"]] for one in (first, last)]
         assert videos[0][0] != videos[1][0]
