@@ -208,7 +208,7 @@ class TestCost:
         """
         DETECTOR.find(text, language="en")  # the rules of a country are loaded when its first number turns up
         whole, half = _calls(text), _calls(text[: len(text) // 2])
-        # Twice as much, and some: what the libraries keep between calls depends on the tests before. Four times is too much.
+        # Twice as much, and some: what libraries keep between calls depends on the tests before.
         assert whole <= 3 * half + 2_000
 
     def test_prose_is_not_even_looked_at_twice(self) -> None:
