@@ -14,7 +14,8 @@ from decimal import Decimal
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, case, func, literal
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.generation.costs import CostWatch
@@ -53,11 +54,12 @@ from domain.video import (
 from repositories.artifacts import ArtifactRepository
 from repositories.courses import revision_statement
 from repositories.generation import NewCall
-from repositories.jobs import JobRepository
+from repositories.jobs import JobRepository, keep_pause
 from repositories.leases import Lease, LeaseDesk
 from repositories.renders import RenderRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepResultRepository
+from repositories.tables import jobs
 
 _log = structlog.get_logger(__name__)
 
@@ -419,7 +421,7 @@ class RenderDesk:
             if how is Close.WAITING:
                 state = RenderState.UNKNOWN if row.video_id is None else RenderState.RENDERING
                 await renders.change(row.id, state=state, error_code=None)
-                await self._say(connection, film, row, "video.waiting", {})
+                await self._say(connection, film, row, "video.waiting", {}, waiting_on=keep_pause)
                 return
             if how is Close.STUCK:
                 if row.state == RenderState.STUCK:
@@ -449,7 +451,7 @@ class RenderDesk:
         )
         await renders.settle(row, outcome=outcome, cost_usd=cost)
         if how is Close.REPLACED:
-            await self._say(connection, film, row, "video.replaced", {})
+            await self._say(connection, film, row, "video.replaced", {}, waiting_on=keep_pause)
             return
         await self.skip_in(connection, film, code)
 
@@ -559,5 +561,7 @@ def _taken_up(row: AnyRow) -> dict[str, Any]:
     return {}
 
 
-def _waiting(kind: WaitingKind, detail: str) -> dict[str, Any]:
-    return WaitingOn(kind=kind, detail=detail, since=datetime.now(UTC)).model_dump(mode="json")
+def _waiting(kind: WaitingKind, detail: str) -> ColumnElement[Any]:
+    """What the job shows that it waits for; a person who has paused it sees that first."""
+    waits = WaitingOn(kind=kind, detail=detail, since=datetime.now(UTC)).model_dump(mode="json")
+    return case((jobs.c.paused, jobs.c.waiting_on), else_=literal(waits, JSONB))

@@ -2,16 +2,19 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 
 from core.database import Database
 from core.store import ArtifactStore
 from domain.jobs import JobRef
 from domain.video import Close, Kept, Said, Way
 from gateways.standin_heygen import Fault, FaultKind, Play
-from tests.support.job_rows import next_attempt
+from repositories.tables import jobs
+from tests.support.job_rows import job_row, next_attempt
 from tests.support.renders import Studio, film_of, open_studio
 
 SCRIPT = "The tide comes in, and the tide goes out."
@@ -94,3 +97,27 @@ class TestTriedAgain:
         await studio.desk.plan(film, wish, workflow_id="second")
         (row,) = await studio.rows(job)
         assert (row.state, row.error_code, row.workflow_id) == ("rendering", None, "second")
+
+
+class TestShown:
+    @pytest.mark.parametrize("paused", [False, True])
+    async def test_what_the_job_waits_for(self, studio: Studio, *, paused: bool) -> None:
+        """A pause stays shown; a question to a person is shown until it is answered."""
+        job = await studio.add_job()
+        pause = {"kind": "paused", "detail": "on request", "since": "2026-11-21T12:00:00Z"} if paused else None
+        async with studio.database.tenant(job.tenant_id) as connection:
+            query = update(jobs).where(jobs.c.id == job.job_id)
+            await connection.execute(query.values(paused=paused, waiting_on=pause))
+
+        async def shown() -> Any:
+            return (await job_row(studio.database, job)).waiting_on
+
+        film, wish = film_of(job, SCRIPT)
+        await studio.desk.plan(film, wish, workflow_id="first")
+        await studio.desk.submit(film)
+        assert (await shown())["kind"] == ("paused" if paused else "webhook")
+        for answer in (Close.WAITING, Close.REPLACED):
+            await studio.desk.close(film, Close.STUCK, "E.HEYGEN.STUCK")
+            assert (await shown())["kind"] == ("paused" if paused else "provider")
+            await studio.desk.close(film, answer, None)
+            assert await shown() == pause

@@ -175,7 +175,8 @@ class TestPeople:
                 Fault(kind=FaultKind.DROP_AFTER), Fault(kind=FaultKind.STATUS_BEFORE, call="list", times=100_000)
             )
             studio.desk.policy = policy.model_copy(update={"replay_within": timedelta(seconds=1)})
-            submit, decided = studio.desk.submit, []
+            submit = studio.desk.submit
+            decided: list[UUID] = []
 
             async def decide_meanwhile(film: Film) -> Submitted:
                 (row,) = await studio.rows(film.job)
