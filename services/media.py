@@ -27,6 +27,8 @@ SIGNATURES: Final = ("heygen-signature", "signature")
 TIMESTAMP: Final = "heygen-timestamp"
 STALE: Final = timedelta(seconds=300)
 _UNSIGNED_AT_MOST_EVERY: Final = timedelta(seconds=5)
+_UNSIGNED_WHILE_STUCK: Final = timedelta(minutes=5)
+"""A render that is stuck may wait for weeks, and every wake is a step of its workflow."""
 _RPC: Final = timedelta(seconds=5)
 
 Decision = Literal["wait", "give_up", "order_again"]
@@ -90,6 +92,10 @@ class MediaService:
         """
         signed = self._check(hook, now or datetime.now(UTC))
         video_id, render_id = _named(hook.body)
+        if not signed and self._secret is not None:
+            # What we are told is signed here; the timer looks anyway.
+            _log.warning("security.webhook_ignored", provider=PROVIDER, reason="unsigned")
+            return False
         digest = hashlib.sha256(hook.body).digest()
         async with self._database.system() as connection:
             renders = RenderRepository(connection)
@@ -98,9 +104,10 @@ class MediaService:
             row = None if render_id is None else await renders.get_or_none(render_id)
             if row is None and video_id is not None:
                 row = await renders.get_by_video_or_none(PROVIDER, video_id)
-            pause = timedelta(0) if signed else _UNSIGNED_AT_MOST_EVERY
             # Unknown, over long ago, or just woken: harmless, and the timer looks anyway.
-            if row is None or is_over(row) or not await renders.may_wake(row.id, at_most_every=pause):
+            if row is None or is_over(row):
+                return False
+            if not await renders.may_wake(row.id, at_most_every=timedelta(0) if signed else _unsigned_pause(row)):
                 return False
         woken = await self._waker.signal(row.workflow_id, "provider_spoke")
         async with self._database.system() as connection:
@@ -150,6 +157,10 @@ def _named(body: bytes) -> tuple[str | None, UUID | None]:
     except ValueError:
         render_id = None
     return (video_id if isinstance(video_id, str) and video_id.isprintable() else None), render_id
+
+
+def _unsigned_pause(row: AnyRow) -> timedelta:
+    return _UNSIGNED_WHILE_STUCK if row.state == RenderState.STUCK else _UNSIGNED_AT_MOST_EVERY
 
 
 def _is_recent(stamped: str, now: datetime) -> bool:

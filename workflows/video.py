@@ -41,6 +41,7 @@ class RenderVideoWorkflow:
         self._spoken = False
         self._leaving = False
         self._decision: Heard | None = None
+        self._asked = False
 
     @workflow.run
     async def run(self, _film: FilmLessonInput) -> RenderResult:
@@ -121,10 +122,13 @@ class RenderVideoWorkflow:
 
     async def close(self, how: Close, code: str | None = None) -> None:
         """An end, or a question to a person."""
+        if how is Close.STUCK and not self._asked:
+            # Before the ledger says that a person is asked: from then on a decision is about this render as it is.
+            self._decision = None
+        self._asked = how is Close.STUCK
         closing = CloseRenderInput(film=self._film, how=how, code=code)
         await workflow.execute_local_activity_method(VideoActivities.close_render, closing, **RECORD)
         if how is Close.STUCK:
-            self._decision = None
             workflow.set_current_details("**Late.** A person decides about the render through the API.")
 
     async def hear(self, length: timedelta) -> Heard:

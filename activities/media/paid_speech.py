@@ -32,6 +32,7 @@ _SETTLED_SECONDS: Final = 180.0
 was sent, before it is sent again."""
 
 _LEASE: Final = timedelta(seconds=60)
+_OPEN: Final = (SENDING, Outcome.UNKNOWN)
 
 
 class SpokenPiece(Frozen):
@@ -89,7 +90,9 @@ class PaidSpeech:
             kept = await self._keeper.recall(job, wish.part, wish.op)
             if kept is not None:
                 return SpokenPiece.model_validate(kept)
-        spoken = await self._look(job, provider, wish, before) if before.state in {SENDING, Outcome.UNKNOWN} else None
+        # An earlier send stays in doubt, whatever was said to a later one.
+        doubted = before.state in _OPEN or bool(before.lost_usd)
+        spoken = await self._look(job, provider, wish, before) if doubted else None
         if spoken is None:
             lease = Lease(job, provider.name, f"{job.job_id}/{wish.op}", provider.at_once, _LEASE)
             async with self._leases.hold(lease):
@@ -117,7 +120,7 @@ class PaidSpeech:
         # Nothing there: the text is sent once more. Twice without a trace is no bad luck any more, and a person
         # decides; running the job again is such a decision, and allows one more.
         lost = before.lost_usd / before.reserved_usd if before.reserved_usd else Decimal(0)
-        if lost >= job.attempt:
+        if lost + (before.state in _OPEN) > job.attempt:
             raise ProviderError(
                 "the text was sent more than once, and the provider's history has nothing of it",
                 code=f"E.{provider.name.upper()}.IN_DOUBT",

@@ -14,7 +14,8 @@ from decimal import Decimal
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, case, func, literal
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.generation.costs import CostWatch
@@ -53,11 +54,12 @@ from domain.video import (
 from repositories.artifacts import ArtifactRepository
 from repositories.courses import revision_statement
 from repositories.generation import NewCall
-from repositories.jobs import JobRepository
+from repositories.jobs import JobRepository, keep_pause
 from repositories.leases import Lease, LeaseDesk
 from repositories.renders import RenderRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepResultRepository
+from repositories.tables import jobs
 
 _log = structlog.get_logger(__name__)
 
@@ -126,9 +128,8 @@ class RenderDesk:
                 generation = 1 if row is None else row.generation + 1
                 await self._enter(connection, film, wish, generation=generation, workflow_id=workflow_id)
                 return planned
-            if RenderState(row.state) not in OVER:
-                self._renderers[film.provider].price(row.engine)
-                await renders.change(row.id, attempt=film.job.attempt, workflow_id=workflow_id)
+            if RenderState(row.state) not in OVER or _is_to_be_looked_at_again(row, film.job):
+                await renders.change(row.id, attempt=film.job.attempt, workflow_id=workflow_id, **_taken_up(row))
                 return planned
         # A worker that died right after the end has left its place taken.
         await self._leases.release(self._lease(film, row))
@@ -422,7 +423,7 @@ class RenderDesk:
             if how is Close.WAITING:
                 state = RenderState.UNKNOWN if row.video_id is None else RenderState.RENDERING
                 await renders.change(row.id, state=state, error_code=None)
-                await self._say(connection, film, row, "video.waiting", {})
+                await self._say(connection, film, row, "video.waiting", {}, waiting_on=keep_pause)
                 return
             if how is Close.STUCK:
                 if row.state == RenderState.STUCK:
@@ -440,7 +441,7 @@ class RenderDesk:
         outcome, cost = Outcome.UNKNOWN, None
         if how is Close.FAILED:
             # A failed render is refunded, and a refused order was never charged. Bytes that cannot be used were.
-            paid = code == "E.HEYGEN.UNUSABLE"
+            paid = code == _UNUSABLE
             outcome = Outcome.DONE if paid else Outcome.REJECTED
             if paid:
                 seconds = row.seconds if row.seconds is not None else row.script_seconds
@@ -452,7 +453,7 @@ class RenderDesk:
         )
         await renders.settle(row, outcome=outcome, cost_usd=cost)
         if how is Close.REPLACED:
-            await self._say(connection, film, row, "video.replaced", {})
+            await self._say(connection, film, row, "video.replaced", {}, waiting_on=keep_pause)
             return
         await self.skip_in(connection, film, code)
 
@@ -522,6 +523,7 @@ class Body:
 
 
 _NO_MORE: Final = "no more"
+_UNUSABLE: Final = "E.HEYGEN.UNUSABLE"
 
 
 def _doubt(detail: str, code: str) -> ProviderError:
@@ -533,10 +535,35 @@ def _code(fault: ProviderError) -> str:
 
 
 def _is_to_be_ordered_anew(row: AnyRow, job: JobRef) -> bool:
-    """A person wants it, or the job is tried again after the order had failed or was given up."""
-    ended = row.state in {RenderState.FAILED, RenderState.ABANDONED}
-    return row.state == RenderState.REPLACED or (ended and row.attempt < job.attempt)
+    """A person wants it, or the job is tried again after an order that cost nothing."""
+    return row.state == RenderState.REPLACED or (_has_ended_before(row, job) and not _may_be_paid(row))
 
 
-def _waiting(kind: WaitingKind, detail: str) -> dict[str, Any]:
-    return WaitingOn(kind=kind, detail=detail, since=datetime.now(UTC)).model_dump(mode="json")
+def _is_to_be_looked_at_again(row: AnyRow, job: JobRef) -> bool:
+    """The job is tried again after an order that came to nothing here, but may be made and paid for over there."""
+    return _has_ended_before(row, job) and _may_be_paid(row)
+
+
+def _has_ended_before(row: AnyRow, job: JobRef) -> bool:
+    return row.state in {RenderState.FAILED, RenderState.ABANDONED} and row.attempt < job.attempt
+
+
+def _may_be_paid(row: AnyRow) -> bool:
+    if row.state == RenderState.ABANDONED:
+        return bool(row.sends > 0)
+    return bool(row.error_code == _UNUSABLE)
+
+
+def _taken_up(row: AnyRow) -> dict[str, Any]:
+    """What becomes of a render when another course begins with it: nobody has given it up, or is asked about it."""
+    state = RenderState(row.state)
+    if state in OVER or state is RenderState.STUCK:
+        state = RenderState.UNKNOWN if row.video_id is None else RenderState.RENDERING
+        return {"state": state, "error_code": None, "settled_at": None}
+    return {}
+
+
+def _waiting(kind: WaitingKind, detail: str) -> ColumnElement[Any]:
+    """What the job shows that it waits for; a person who has paused it sees that first."""
+    waits = WaitingOn(kind=kind, detail=detail, since=datetime.now(UTC)).model_dump(mode="json")
+    return case((jobs.c.paused, jobs.c.waiting_on), else_=literal(waits, JSONB))

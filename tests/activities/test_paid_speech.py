@@ -217,6 +217,43 @@ class TestTrouble:
         assert (row.state, row.sends, row.lost_usd) == (Outcome.DONE, 2, row.reserved_usd)
         assert len(standin.studio.takes) == 1
 
+    async def test_a_refusal_of_the_second_send_is_no_answer_about_the_first(
+        self, calls: PaidSpeech, job: JobRef, voice: ElevenLabsSpeech, standin: StandInElevenLabs,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """The first was spoken after all, and shows in the history only after the second was told "not now"."""
+        standin.faults.add(Fault(kind=FaultKind.DROP_AFTER))
+        with pytest.raises(ProviderError):
+            await calls.speak(job, voice, wish())
+
+        async def find_nothing(*_args: Any, **_more: Any) -> None:
+            return None
+
+        with monkeypatch.context() as patch:
+            patch.setattr(voice, "find", find_nothing)
+            standin.faults.add(Fault(kind=FaultKind.STATUS_BEFORE, status=429, code="system_busy"))
+            with pytest.raises(ProviderError) as refused:
+                await calls.speak(job, voice, wish())
+        assert refused.value.outcome is Outcome.REJECTED
+        piece = await calls.speak(job, voice, wish())
+        (take,) = standin.studio.takes
+        assert await calls.read(job, piece) == take.audio
+
+    async def test_a_refusal_does_not_use_up_the_second_send(
+        self, database: Database, calls: PaidSpeech, job: JobRef, voice: ElevenLabsSpeech, standin: StandInElevenLabs
+    ) -> None:
+        """Of sends in doubt there are as many as attempts, and one; what was refused is not in doubt."""
+        standin.faults.add(
+            Fault(kind=FaultKind.DROP_BEFORE),
+            Fault(kind=FaultKind.STATUS_BEFORE, status=429, code="system_busy", times=2),
+            Fault(kind=FaultKind.DROP_BEFORE),
+        )
+        codes = await until_done(calls, job, voice, wish())
+        assert (len(codes), codes[-1]) == (5, "E.ELEVENLABS.IN_DOUBT")
+        (row,) = await call_rows(database, job)
+        assert (row.sends, row.lost_usd) == (4, row.reserved_usd)
+        assert standin.studio.takes == []
+
     async def test_twice_without_a_trace_is_for_a_person(
         self, database: Database, calls: PaidSpeech, job: JobRef, voice: ElevenLabsSpeech, standin: StandInElevenLabs
     ) -> None:

@@ -5,12 +5,13 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import func, insert, update
 
 from api.app import create_app
 from core.database import Database
@@ -127,11 +128,34 @@ class TestWebhooks:
     async def test_unsigned_ones_only_wake_and_not_often(
         self, bell: Served, database: Database, tenant_id: UUID
     ) -> None:
-        ringing, http, _ = bell
+        ringing, http, app = bell
+        object.__setattr__(app.state.services, "media", MediaService(database, ringing, webhook_secret=None))
         render_id = await add_render(database, tenant_id)
         answers = [(await http.post(HOOK, content=hook(render_id, more=str(n)))).json()["woken"] for n in range(5)]
         assert answers == [True, False, False, False, False]
         assert len(ringing.rung) == 1
+
+    @pytest.mark.parametrize(("state", "woken"), [("rendering", True), ("stuck", False)])
+    async def test_unsigned_ones_hardly_wake_one_that_is_stuck(
+        self, bell: Served, database: Database, tenant_id: UUID, state: str, *, woken: bool
+    ) -> None:
+        ringing, http, app = bell
+        object.__setattr__(app.state.services, "media", MediaService(database, ringing, webhook_secret=None))
+        render_id = await add_render(database, tenant_id, state=state)
+        a_minute_ago = func.clock_timestamp() - timedelta(minutes=1)
+        async with database.tenant(tenant_id) as connection:
+            row = update(video_renders).where(video_renders.c.id == render_id)
+            await connection.execute(row.values(woken_at=a_minute_ago))
+        assert (await http.post(HOOK, content=hook(render_id))).json() == {"woken": woken}
+
+    async def test_unsigned_ones_are_ignored_where_they_are_to_be_signed(
+        self, bell: Served, database: Database, tenant_id: UUID
+    ) -> None:
+        ringing, http, _ = bell
+        body = hook(await add_render(database, tenant_id))
+        answer = await http.post(HOOK, content=body)
+        assert (answer.status_code, answer.json(), ringing.rung) == (200, {"woken": False}, [])
+        assert (await http.post(HOOK, content=body, headers=signed(body))).json() == {"woken": True}
 
     @pytest.mark.parametrize("state", ["done", "failed", "abandoned", "replaced"])
     async def test_late_ones_are_harmless(self, bell: Served, database: Database, tenant_id: UUID, state: str) -> None:

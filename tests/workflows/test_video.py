@@ -13,10 +13,11 @@ import pytest
 from sqlalchemy import select
 from temporalio.client import Client
 
+from activities.media.films import Film
 from core.database import Database
 from core.store import ArtifactStore
 from domain.jobs import JobAction, JobRef
-from domain.video import RenderPolicy
+from domain.video import RenderPolicy, Submitted
 from gateways.offline_video import OfflineVideoMaker
 from gateways.standin_heygen import Fault, FaultKind, Play
 from repositories.courses import CourseRepository
@@ -162,6 +163,34 @@ class TestPeople:
         made = len(await events_of(courses, job, "lesson.filmed"))
         expected = {"give_up": (1, 0, ["abandoned"]), "order_again": (2, 1, ["replaced", "done"])}
         assert (sold, made, states) == expected[decision]
+
+    async def test_a_decision_while_it_is_looked_for_once_more_is_followed(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """Also where the look ends with the same question to a person."""
+        policy = SOON_STUCK.model_copy(update={"poll_stuck": timedelta(milliseconds=200)})
+        async with filming(temporal, database, store, tenant_id, policy=policy) as (courses, studio):
+            service = MediaService(database, TemporalWaker(temporal), webhook_secret=None)
+            studio.standin.faults.add(
+                Fault(kind=FaultKind.DROP_AFTER), Fault(kind=FaultKind.STATUS_BEFORE, call="list", times=100_000)
+            )
+            studio.desk.policy = policy.model_copy(update={"replay_within": timedelta(seconds=1)})
+            submit = studio.desk.submit
+            decided: list[UUID] = []
+
+            async def decide_meanwhile(film: Film) -> Submitted:
+                (row,) = await studio.rows(film.job)
+                if row.state == "stuck" and not decided:
+                    decided.append(row.id)
+                    await service.resolve(tenant_id, row.id, "give_up")
+                return await submit(film)
+
+            monkeypatch.setattr(studio.desk, "submit", decide_meanwhile)
+            job = await courses.start(modules=1, lessons=1, video=HEYGEN, exports=["json"])
+            await courses.until_status(job, "succeeded", within=WITHIN)
+            (row,) = await studio.rows(job)
+        assert (decided, row.state) == ([row.id], "abandoned")
 
 
 class TestWithout:

@@ -1,0 +1,123 @@
+"""Renders on a real ledger, against a stand-in HeyGen: what a job that is tried again does with what it had ordered."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import update
+
+from core.database import Database
+from core.store import ArtifactStore
+from domain.jobs import JobRef
+from domain.video import Close, Kept, Said, Way
+from gateways.standin_heygen import Fault, FaultKind, Play
+from repositories.tables import jobs
+from tests.support.job_rows import job_row, next_attempt
+from tests.support.renders import Studio, film_of, open_studio
+
+SCRIPT = "The tide comes in, and the tide goes out."
+
+
+@pytest.fixture
+async def studio(database: Database, store: ArtifactStore, tenant_id: UUID) -> AsyncIterator[Studio]:
+    async with open_studio(database, store, tenant_id, play=Play(seconds=0)) as running:
+        yield running
+
+
+async def ordered(studio: Studio) -> JobRef:
+    """A job whose video is ordered."""
+    job = await studio.add_job()
+    film, wish = film_of(job, SCRIPT)
+    await studio.desk.plan(film, wish, workflow_id="first")
+    assert (await studio.desk.submit(film)).said is Said.ORDERED
+    return job
+
+
+class TestTriedAgain:
+    @pytest.mark.parametrize(
+        ("how", "code"), [(Close.ABANDONED, "E.VIDEO.GIVEN_UP"), (Close.FAILED, "E.HEYGEN.UNUSABLE")]
+    )
+    async def test_what_may_have_been_paid_for_is_brought_home_and_not_ordered_anew(
+        self, studio: Studio, how: Close, code: str
+    ) -> None:
+        job = await ordered(studio)
+        film, _ = film_of(job, SCRIPT)
+        await studio.desk.close(film, how, code)
+        film, wish = film_of(await next_attempt(studio.database, job), SCRIPT)
+        assert (await studio.desk.plan(film, wish, workflow_id="second")).way is Way.RENDER
+        (row,) = await studio.rows(job)
+        assert (row.state, row.error_code, row.settled_at) == ("rendering", None, None)
+        assert (row.attempt, row.workflow_id) == (2, "second")
+        assert (await studio.desk.submit(film)).said is Said.ORDERED
+        assert await studio.desk.keep(film) is Kept.DONE
+        (render,) = studio.bought(SCRIPT)
+        assert await studio.video(job) == render.body()
+        (row,) = await studio.rows(job)
+        (call,) = await studio.calls(job)
+        assert (row.state, call.state) == ("done", "done")
+        assert call.settled_usd > 0
+
+    async def test_an_order_of_unknown_fate_that_was_given_up_is_looked_for(self, studio: Studio) -> None:
+        """However old: what is found needs no second order."""
+        studio.standin.faults.add(Fault(kind=FaultKind.DROP_AFTER))
+        job = await studio.add_job()
+        film, wish = film_of(job, SCRIPT)
+        await studio.desk.plan(film, wish, workflow_id="first")
+        assert (await studio.desk.submit(film)).said is Said.DOUBT
+        await studio.desk.close(film, Close.ABANDONED, "E.VIDEO.GIVEN_UP")
+        film, wish = film_of(await next_attempt(studio.database, job), SCRIPT)
+        await studio.desk.plan(film, wish, workflow_id="second")
+        (row,) = await studio.rows(job)
+        assert (row.state, row.generation, row.attempt) == ("unknown", 1, 2)
+        studio.desk.policy = studio.policy.model_copy(update={"replay_within": timedelta(0)})
+        assert (await studio.desk.submit(film)).said is Said.ORDERED
+        assert len(studio.bought(SCRIPT)) == 1
+
+    async def test_what_failed_and_cost_nothing_is_ordered_anew(self, studio: Studio) -> None:
+        job = await ordered(studio)
+        film, wish = film_of(job, SCRIPT)
+        await studio.desk.close(film, Close.FAILED, "E.HEYGEN.RENDER_FAILED")
+        film, wish = film_of(await next_attempt(studio.database, job), SCRIPT)
+        assert (await studio.desk.plan(film, wish, workflow_id="second")).way is Way.RENDER
+        assert [row.state for row in await studio.rows(job)] == ["failed", "planned"]
+
+    async def test_the_same_attempt_leaves_what_was_given_up(self, studio: Studio) -> None:
+        film, wish = film_of(await ordered(studio), SCRIPT)
+        await studio.desk.close(film, Close.ABANDONED, "E.VIDEO.GIVEN_UP")
+        assert (await studio.desk.plan(film, wish, workflow_id="first")).way is Way.SKIPPED
+
+    async def test_one_that_is_stuck_is_looked_at_before_a_person_is_asked_again(self, studio: Studio) -> None:
+        """Nobody follows a decision before the course says that it waits for one."""
+        job = await ordered(studio)
+        film, _ = film_of(job, SCRIPT)
+        await studio.desk.close(film, Close.STUCK, "E.HEYGEN.STUCK")
+        film, wish = film_of(await next_attempt(studio.database, job), SCRIPT)
+        await studio.desk.plan(film, wish, workflow_id="second")
+        (row,) = await studio.rows(job)
+        assert (row.state, row.error_code, row.workflow_id) == ("rendering", None, "second")
+
+
+class TestShown:
+    @pytest.mark.parametrize("paused", [False, True])
+    async def test_what_the_job_waits_for(self, studio: Studio, *, paused: bool) -> None:
+        """A pause stays shown; a question to a person is shown until it is answered."""
+        job = await studio.add_job()
+        pause = {"kind": "paused", "detail": "on request", "since": "2026-11-21T12:00:00Z"} if paused else None
+        async with studio.database.tenant(job.tenant_id) as connection:
+            query = update(jobs).where(jobs.c.id == job.job_id)
+            await connection.execute(query.values(paused=paused, waiting_on=pause))
+
+        async def shown() -> Any:
+            return (await job_row(studio.database, job)).waiting_on
+
+        film, wish = film_of(job, SCRIPT)
+        await studio.desk.plan(film, wish, workflow_id="first")
+        await studio.desk.submit(film)
+        assert (await shown())["kind"] == ("paused" if paused else "webhook")
+        for answer in (Close.WAITING, Close.REPLACED):
+            await studio.desk.close(film, Close.STUCK, "E.HEYGEN.STUCK")
+            assert (await shown())["kind"] == ("paused" if paused else "provider")
+            await studio.desk.close(film, answer, None)
+            assert await shown() == pause
