@@ -47,7 +47,7 @@ class EvaluationMetrics:
     def judged(
         self, *, provider: str, model: str, scores: Mapping[str, float], regressed: bool, below_floor: bool
     ) -> None:
-        """Record an evaluation that has just been judged, once."""
+        """Record the verdict on an evaluation, once in this process."""
         self.expect(provider=provider, model=model)
         if regressed:
             self.regressions.labels(provider, model).inc()

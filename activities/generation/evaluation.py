@@ -108,6 +108,7 @@ class EvaluationActivities:
         self._models = models
         self._metrics = metrics
         self._at_once = at_once
+        self._counted: set[tuple[UUID, str]] = set()  # one entry a verdict: some a night
 
     @activity.defn(name="open_evaluation")
     async def open_evaluation(self, step: EvaluationStepInput) -> EvaluationPlan:
@@ -170,6 +171,7 @@ class EvaluationActivities:
             if kept is None:
                 kept = await self._judge(job, run, digest)
             verdict = Verdict(kept["verdict"])
+            self._count(job, digest, kept)
             if verdict is not Verdict.GOOD:
                 raise EvaluationFailed(kept["detail"], code=_CODES[verdict])
 
@@ -211,6 +213,7 @@ class EvaluationActivities:
             for file in await asyncio.to_thread(evaluation_files, report)
         ]
         result = _result(report, artifacts)
+        kept = {**result, "below_floor": bool(report.floors)}
         async with self._keeper.effect(job) as connection:
             earlier = await StepResultRepository(connection).get_or_none(job, JUDGE_STEP, digest)
             if earlier is not None:
@@ -221,19 +224,31 @@ class EvaluationActivities:
             for artifact in artifacts:
                 await self._documents.add(connection, artifact)
             await self._keeper.finish_part(
-                connection, job, step=JUDGE_STEP, part=JUDGE_STEP, digest=digest, result=result,
+                connection, job, step=JUDGE_STEP, part=JUDGE_STEP, digest=digest, result=kept,
                 event="evaluation.judged",
                 data={"verdict": report.verdict, "files": [artifact.name for artifact in artifacts]},
             )  # fmt: skip
             await JobRepository(connection).set_result(job.job_id, result)
+        return kept
+
+    def _count(self, job: JobRef, digest: str, kept: dict[str, Any]) -> None:
+        """Count a verdict, once in this process, also where it was found on record.
+
+        Whoever wrote it may have died before it was counted. So a retry that says the same again may count again, in
+        another process: a regression told twice is better than one that nobody hears of.
+        """
+        if (job.job_id, digest) in self._counted:
+            return
+        self._counted.add((job.job_id, digest))
+        verdict = Verdict(kept["verdict"])
         self._metrics.judged(
-            provider=report.provider,
-            model=report.model,
-            scores=result["scores"],
-            regressed=report.verdict is Verdict.REGRESSED,
-            below_floor=bool(report.floors),
+            provider=kept["provider"],
+            model=kept["model"],
+            scores=kept["scores"],
+            regressed=verdict is Verdict.REGRESSED,
+            # Verdicts of earlier releases do not tell it apart.
+            below_floor=kept.get("below_floor", verdict is Verdict.BELOW_FLOOR),
         )
-        return result
 
     async def _baseline(self, evaluations: EvaluationRepository, job: JobRef, run: _Run) -> AnyRow | None:
         wish = run.wanted.baseline

@@ -118,7 +118,7 @@ class LessonPartActivities:
                 written = put_back(written, anew, before)
             body = slides_of(written) if part is LessonPart.SLIDES else quiz_of(written)
             if anew is not None and written.content is None:
-                await self._spoiled.refuse(step.job, key, body, written.status)
+                await self._spoiled.refuse(step.job, key, body, written.status, written.findings)
             kept = await self._keep(step, part, digest, lesson, body)
         return WriteLessonPartResult(artifact_id=kept["artifact_id"], status=kept["status"])
 

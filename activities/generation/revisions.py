@@ -1,6 +1,6 @@
 """Making something anew: the wish for it, putting a single block or slide back into its place, and answers no good."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -21,7 +21,7 @@ from domain.generation import (
     SlideDeck,
     SlidesTask,
 )
-from domain.guarding import Finding
+from domain.guarding import Finding, Verdict
 from domain.jobs import JobRef
 from domain.model import Frozen
 from domain.sections import Revision
@@ -106,6 +106,7 @@ _WHY_NOT: Final = {
     ContentStatus.FILTERED: ("E.GENERATION.FILTERED", "the provider's content filter stopped what was written anew"),
     ContentStatus.TRUNCATED: ("E.GENERATION.TRUNCATED", "what was written anew was cut off at the token limit"),
 }
+_BLOCKED: Final = ("E.GENERATION.BLOCKED", "the tenant's content policy stopped what was written anew")
 
 
 class SpoiledAnswers:
@@ -123,14 +124,16 @@ class SpoiledAnswers:
         async with self._keeper.effect(job) as connection:
             return len(await StepResultRepository(connection).get_by_prefix(job, _prefix(part)))
 
-    async def refuse(self, job: JobRef, part: str, body: Frozen, status: ContentStatus) -> NoReturn:
-        """Keep what came back. Raises ContentError saying what is wrong with it."""
+    async def refuse(
+        self, job: JobRef, part: str, body: Frozen, status: ContentStatus, findings: Iterable[Finding]
+    ) -> NoReturn:
+        """Keep what came back. Raises ContentError saying what is wrong with it, by ``findings`` if they block it."""
         artifact = await self._documents.store(job, f"{part}-draft.json", body, ArtifactRole.PARTIAL)
         async with self._keeper.effect(job) as connection:
             await self._documents.add(connection, artifact)
             spoiled = f"{_prefix(part)}{job.attempt}"
             await StepResultRepository(connection).add(job, spoiled, "", {"artifact_id": str(artifact.id)})
-        code, detail = _WHY_NOT[status]
+        code, detail = _BLOCKED if Verdict(findings=tuple(findings)).blocked else _WHY_NOT[status]
         raise ContentError(detail, code=code)
 
 

@@ -224,7 +224,7 @@ class GenerationActivities:
                 return WriteLessonResult(lesson_id=kept["artifact_id"], status=kept["status"])
             lesson, made_of = await self._make_lesson(step)
             if step.before_id is not None and lesson.content is None:
-                await self._spoiled.refuse(job, part, lesson, lesson.status)
+                await self._spoiled.refuse(job, part, lesson, lesson.status, lesson.findings)
             name = f"lessons/{step.module + 1:02}-{step.lesson + 1:02}.json"
             data = {"lesson": f"{step.module + 1}.{step.lesson + 1}", "title": lesson.title, "content": lesson.status}
             made = _Made(name, lesson, ArtifactRole.PARTIAL, "lesson.written", data)

@@ -1,5 +1,6 @@
 """A text as detectors read it: plain digits, plain dashes and spaces, and nothing that cannot be seen."""
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Final
@@ -8,6 +9,10 @@ _GONE: Final = "\0"
 """Stands for what is to be skipped; NUL itself is skipped as well."""
 _SKIPPED: Final = frozenset({"Cf", "Me", "Mn", "Cs"})
 """Zero-width characters, direction marks, soft hyphens; combining marks, variation selectors, key caps."""
+_NOT_PLAIN: Final = re.compile(r"[\0\t\v\f\r]")
+"""What an ASCII text may have to be folded for."""
+_SPACES: Final = "\t\v\f\x85\u2028\u2029"
+"""Gaps that a reader sees as a space, and that a rendering may turn into one. ``\\n`` stays: it ends most things."""
 
 
 class _Table(dict[int, str | int]):
@@ -26,8 +31,10 @@ def _folded(char: str) -> str:
         return str(unicodedata.decimal(char))
     if category == "Pd" or char == "\u2212":  # the minus sign is no dash to Unicode
         return "-"
-    if category == "Zs":
+    if category == "Zs" or char in _SPACES:
         return " "
+    if char == "\r":
+        return "\n"
     plain = unicodedata.normalize("NFKC", char)
     return plain if len(plain) == 1 else char
 
@@ -49,9 +56,9 @@ class Folded:
 
 def fold(text: str) -> Folded:
     """Fold ``text``, in time that grows with its length."""
-    if text.isascii() and _GONE not in text:
+    if text.isascii() and not _NOT_PLAIN.search(text):
         return Folded(text, None)
-    folded = text.translate(_TABLE)
+    folded = text.replace("\r\n", f"{_GONE}\n").translate(_TABLE)
     if _GONE not in folded:
         return Folded(folded, None)
     places = (*(place for place, char in enumerate(folded) if char != _GONE), len(text))

@@ -1,4 +1,7 @@
-"""Numbers with checksums: payment cards, bank accounts, national ids."""
+"""Numbers with checksums: payment cards, bank accounts, national ids.
+
+Those that a checksum tells from other numbers are also found where a line ends inside them.
+"""
 
 import functools
 import re
@@ -38,8 +41,8 @@ def digits_of(text: str) -> str:
 
 _CARD: Final = re.compile(
     r"(?<![\w.])(?<!\d[-/,])(?:"
-    r"\d{4}(?:[ .-]{0,3}\d{4}){3}(?:[ .-]{0,3}\d{1,3})?"  # 4-4-4-4, with up to three more
-    r"|\d{4}[ .-]{0,3}\d{6}[ .-]{0,3}\d{4,5}"  # American Express, Diners Club
+    r"\d{4}(?:[ \n.-]{0,3}\d{4}){3}(?:[ \n.-]{0,3}\d{1,3})?"  # 4-4-4-4, with up to three more
+    r"|\d{4}[ \n.-]{0,3}\d{6}[ \n.-]{0,3}\d{4,5}"  # American Express, Diners Club
     r")(?![\w@])(?![.,-]\d)"
 )
 _ISSUERS: Final = (
@@ -71,7 +74,7 @@ def _is_card(number: str) -> bool:
 
 # --- bank accounts ----------------------------------------------------------------------------------
 
-_IBAN: Final = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}")
+_IBAN: Final = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?:[ \n-]?[A-Za-z0-9]){11,30}")
 _PART: Final = re.compile(r"([0-9]+)!")
 
 
@@ -117,15 +120,15 @@ def _words(*words: str) -> re.Pattern[str]:
 
 _INN: Final = _number(r"(?:\d{12}|\d{10})")
 _INN_WORDS: Final = _words(r"ИНН(?!\w)", r"INN(?!\w)", "налогоплательщик", "taxpayer")
-_SNILS_SHAPE: Final = _number(r"\d{3}-\d{3}-\d{3}[ -]\d{2}")
-_SNILS: Final = _number(r"\d{3}[ -]?\d{3}[ -]?\d{3}[ -]?\d{2}")
+_SNILS_SHAPE: Final = _number(r"\d{3}-\d{3}-\d{3}[ \n-]\d{2}")
+_SNILS: Final = _number(r"\d{3}[ \n-]?\d{3}[ \n-]?\d{3}[ \n-]?\d{2}")
 _SNILS_WORDS: Final = _words(r"СНИЛС", r"SNILS", "страхово\\w+ (?:номер|свидетельств)")
 _PASSPORT: Final = _number(r"\d{2} ?\d{2}[ ,]{0,2}(?:(?:номер|№|No|N|n)\.?[ ]{0,2})?\d{6}")
 _PASSPORT_WORDS: Final = _words("паспорт", "passport", "серия")
 _SSN_SHAPE: Final = _number(r"\d{3}-\d{2}-\d{4}")
 _SSN: Final = _number(r"\d{3} ?\d{2} ?\d{4}")
 _SSN_WORDS: Final = _words(r"SSN(?!\w)", "social security")
-_NHS: Final = _number(r"\d{3}[ -]?\d{3}[ -]?\d{4}")
+_NHS: Final = _number(r"\d{3}[ \n-]?\d{3}[ \n-]?\d{4}")
 _NHS_WORDS: Final = _words(r"NHS(?!\w)")
 
 

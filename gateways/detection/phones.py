@@ -14,7 +14,12 @@ _RUSSIAN: Final = re.compile(
     r"(?<![\w+.-])[78](?:[ -]|[ -]?\(| ?)\d{3}(?:\) ?|[ -])\d{3}[ -]?\d{2}[ -]?\d{2}(?![\w@])(?!-\d)"
 )
 _AMERICAN: Final = re.compile(r"(?<![\w+.-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[-.])\d{3}[-.]\d{4}(?![\w@])(?![.-]\d)")
-_ANY: Final = re.compile(r"(?<![\w+])\(?\d(?:[ .()/-]{0,3}\d){6,14}(?![\w@])")
+_YEAR: Final = r"(?:1[5-9]|20)\d\d"
+_NO_YEARS: Final = (
+    rf"(?!{_YEAR}-{_YEAR}(?!\d))(?!(?<={_YEAR}-){_YEAR}(?!\d))"  # 1904-1910, and no number begins at its end
+    rf"(?!(?:{_YEAR} )?\d{{1,3}}(?: 000){{2,}}(?!\d))"  # by 1910 3 000 000 telephones
+)
+_ANY: Final = re.compile(rf"(?<![\w+]){_NO_YEARS}\(?\d(?:[ .()/-]{{0,3}}\d){{6,14}}(?![\w@])")
 _WORDS: Final = re.compile(
     r"(?<!\w)(?:тел(?=[.:\s])|телефон|моб(?=[.:\s])|мобильн|сотов|звони|позвони|whatsapp|вотсап|viber|факс"
     r"|phone|telephone|tel[eé]fon|tél(?=[.:\s])|tel(?=[.:\s])|mobile|cell|fax(?=[.:\s])"

@@ -92,6 +92,12 @@ def golden(database: Database, store: ArtifactStore, calls: PaidCalls, dying: Dy
     return activities(database, store, calls, dying)
 
 
+@pytest.fixture
+def next_worker(database: Database, store: ArtifactStore, calls: PaidCalls, dying: Dying) -> EvaluationActivities:
+    """The activities in another process, with counters of its own."""
+    return activities(database, store, calls, dying)
+
+
 def activities(
     database: Database, store: ArtifactStore, calls: PaidCalls, model: LanguageModel
 ) -> EvaluationActivities:
@@ -188,6 +194,19 @@ class TestVerdict:
         assert golden._metrics.below_floor.labels("openai", "gpt-x")._value.get() == 1
         names = await artifact_names(database, job)
         assert names.count("evaluation.html") == 1
+
+    async def test_a_verdict_whose_worker_died_before_it_was_counted_is_counted_by_the_next(
+        self, golden: EvaluationActivities, next_worker: EvaluationActivities, job: JobRef
+    ) -> None:
+        """The first worker's counts are gone with it. The verdict is on record, and the next has only to read it."""
+        for number in (1, 2):
+            await run(golden.evaluate_sample, sample(job, number))
+        for worker in (golden, next_worker, next_worker):
+            with pytest.raises(ApplicationError) as failed:
+                await run(worker.judge_evaluation, EvaluationStepInput(job=job))
+            assert failed.value.type == "E.EVALUATION.BELOW_FLOOR"
+        assert next_worker._metrics.below_floor.labels("openai", "gpt-x")._value.get() == 1
+        assert next_worker._metrics.judged_at.labels("openai", "gpt-x")._value.get() > 0
 
     async def test_a_document_that_breaks_its_schema_scores_nothing(
         self, golden: EvaluationActivities, job: JobRef, database: Database, server: StandInOpenAI

@@ -25,8 +25,10 @@ from activities.generation.writer import StructuredWriter
 from activities.steps import StepKeeper
 from core.database import Database
 from core.store import ArtifactStore
+from domain.guarding import ContentPolicy, GuardAction
 from domain.jobs import JobRef
 from repositories.courses import CourseRepository
+from repositories.guarding import PolicyRepository
 from repositories.tables import jobs
 from tests.support.course_service import HeldModel
 from tests.support.course_trees import CourseTree, add_course
@@ -173,5 +175,21 @@ async def test_what_was_made_from_something_older_does_not_take_its_place(
     with pytest.raises(ApplicationError) as failure:
         await run(sections.apply_section, applying.model_copy(update={"round": 5}))
     assert failure.value.type == "E.GENERATION.OVERTAKEN"
+    async with course.database.tenant(job.tenant_id) as connection:
+        assert (await CourseRepository(connection).get(course.id)).latest_version == 1
+
+
+async def test_the_policy_of_the_tenant_is_not_taken_for_the_filter_of_the_provider(
+    sections: SectionActivities, writing: GenerationActivities, course: CourseTree, model: HeldModel
+) -> None:
+    """The course stays as it is, and the job says who stopped it."""
+    job = await start(course, "lesson-1.1")
+    async with course.database.tenant(job.tenant_id) as connection:
+        await PolicyRepository(connection).put(job.tenant_id, ContentPolicy(phone=GuardAction.BLOCK))
+    plan = await run(sections.plan_section, SectionStepInput(job=job))
+    model.answers["revision of Lesson 1"] = '{"title": "Call +7 916 123-45-67"}'
+    with pytest.raises(ApplicationError, match="content policy stopped what was written anew") as failure:
+        await run(writing.write_lesson, lesson_step(job, plan))
+    assert failure.value.type == "E.GENERATION.BLOCKED"
     async with course.database.tenant(job.tenant_id) as connection:
         assert (await CourseRepository(connection).get(course.id)).latest_version == 1
