@@ -118,14 +118,14 @@ class TestScopes:
 
 
 class TestRevocation:
-    async def test_is_heard_of_at_once(self, front: Front, tenants: TenantService) -> None:
+    async def test_takes_less_than_a_second(self, front: Front, tenants: TenantService) -> None:
         assert (await front.http.get("/jobs")).status_code == 200
         await tenants.revoke_key(front.prefix)
 
         async def status() -> int:
             return (await front.http.get("/jobs")).status_code
 
-        await eventually(status, lambda code: code == 401, within=10.0)
+        await eventually(status, lambda code: code == 401, within=1.0)
 
     async def test_other_keys_of_the_tenant_stay_good(
         self, front: Front, tenants: TenantService, make_front: MakeFront
@@ -133,7 +133,7 @@ class TestRevocation:
         second = await make_front(of=front)
         await tenants.revoke_key(front.prefix)
         assert (await second.http.get("/jobs")).status_code == 200
-        await eventually(lambda: front.http.get("/jobs"), lambda answer: answer.status_code == 401, within=10.0)
+        await eventually(lambda: front.http.get("/jobs"), lambda answer: answer.status_code == 401, within=1.0)
 
     async def test_verified_keys_cost_no_look_at_the_database(self, app: FastAPI, front: Front) -> None:
         await front.http.get("/jobs")
