@@ -28,10 +28,10 @@ _INSERT = text(
 )
 
 
-async def write_nothing(batches: Sequence[NewBatch], *, bulk: bool) -> set[UUID]:
-    """Pretend."""
+async def write_nothing(batches: Sequence[NewBatch], *, bulk: bool) -> tuple[set[UUID], set[UUID]]:
+    """Pretend that all are new, and that nobody else has any in hand."""
     del bulk
-    return {batch.id for batch in batches}
+    return {batch.id for batch in batches}, set()
 
 
 class OneInsert:
