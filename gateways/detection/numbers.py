@@ -1,6 +1,6 @@
 """Numbers with checksums: payment cards, bank accounts, national ids.
 
-Those that a checksum tells from other numbers are also found where a line ends inside them.
+They are also found where a line ends inside them: a checksum, or the word beside them, tells them from other numbers.
 """
 
 import functools
@@ -123,10 +123,10 @@ _INN_WORDS: Final = _words(r"ИНН(?!\w)", r"INN(?!\w)", "налогоплат�
 _SNILS_SHAPE: Final = _number(r"\d{3}-\d{3}-\d{3}[ \n-]\d{2}")
 _SNILS: Final = _number(r"\d{3}[ \n-]?\d{3}[ \n-]?\d{3}[ \n-]?\d{2}")
 _SNILS_WORDS: Final = _words(r"СНИЛС", r"SNILS", "страхово\\w+ (?:номер|свидетельств)")
-_PASSPORT: Final = _number(r"\d{2} ?\d{2}[ ,]{0,2}(?:(?:номер|№|No|N|n)\.?[ ]{0,2})?\d{6}")
+_PASSPORT: Final = _number(r"\d{2}[ \n]?\d{2}[ \n,]{0,2}(?:(?:номер|№|No|N|n)\.?[ \n]{0,2})?\d{6}")
 _PASSPORT_WORDS: Final = _words("паспорт", "passport", "серия")
-_SSN_SHAPE: Final = _number(r"\d{3}-\d{2}-\d{4}")
-_SSN: Final = _number(r"\d{3} ?\d{2} ?\d{4}")
+_SSN_SHAPE: Final = _number(r"\d{3}-\n?\d{2}-\n?\d{4}")
+_SSN: Final = _number(r"\d{3}[ \n]?\d{2}[ \n]?\d{4}")
 _SSN_WORDS: Final = _words(r"SSN(?!\w)", "social security")
 _NHS: Final = _number(r"\d{3}[ \n-]?\d{3}[ \n-]?\d{4}")
 _NHS_WORDS: Final = _words(r"NHS(?!\w)")

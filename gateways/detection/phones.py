@@ -1,4 +1,7 @@
-"""Phone numbers: international ones wherever they stand, national ones by their shape or a word beside them."""
+"""Phone numbers: international ones wherever they stand, national ones by their shape or a word beside them.
+
+A line may end inside an international one; national ones would be found in columns of figures then.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,7 +12,7 @@ import phonenumbers
 from domain.guarding import FindingKind, Spot
 from gateways.detection.numbers import candidates, said_before
 
-_INTERNATIONAL: Final = re.compile(r"(?<![\w+])\+ ?\(?\d(?:[ .()/-]{0,3}\d){6,16}(?![\w@])")
+_INTERNATIONAL: Final = re.compile(r"(?<![\w+])\+ ?\(?\d(?:[ \n.()/-]{0,3}\d){6,16}(?![\w@])")
 _RUSSIAN: Final = re.compile(
     r"(?<![\w+.-])[78](?:[ -]|[ -]?\(| ?)\d{3}(?:\) ?|[ -])\d{3}[ -]?\d{2}[ -]?\d{2}(?![\w@])(?!-\d)"
 )
@@ -26,7 +29,7 @@ _WORDS: Final = re.compile(
     r"|call (?:me|us|him|her|them|now|at|on))",
     re.IGNORECASE,
 )
-_LAST_DIGITS: Final = re.compile(r"\d(?=[ .()/-]+\d|$)")
+_LAST_DIGITS: Final = re.compile(r"\d(?=[ \n.()/-]+\d|$)")
 _MOST_CUTS: Final = 3
 
 _REGION_OF: Final = {
@@ -84,7 +87,7 @@ def _cut(candidate: str) -> Iterator[str]:
 def _confidence(candidate: str, region: str | None) -> float:
     """How sure it is that this is a phone number; 0 where it is none."""
     try:
-        number = phonenumbers.parse(candidate, region)
+        number = phonenumbers.parse(candidate.replace("\n", " "), region)
     except phonenumbers.NumberParseException:
         return 0.0
     if phonenumbers.is_valid_number(number):
