@@ -1,7 +1,5 @@
 """A course as a PowerPoint file: real layouts, speaker notes, one section a module, the same bytes each time."""
 
-import io
-import itertools
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,7 +9,6 @@ from pptx import Presentation
 from pptx.dml.color import RGBColor
 from pptx.enum.text import MSO_ANCHOR, MSO_AUTO_SIZE
 from pptx.opc.constants import RELATIONSHIP_TYPE
-from pptx.opc.packuri import PackURI
 from pptx.oxml import parse_xml
 from pptx.util import Inches, Pt
 
@@ -20,7 +17,8 @@ from rendering.course_parts import Profile, one_line
 from rendering.course_slides import Part, Slide, course_slides
 from rendering.course_words import words_for
 from rendering.html_pieces import is_right_to_left, language_of
-from rendering.packages import repacked
+from rendering.packages import packed
+from rendering.pptx_shortcuts import SlideCopier, package_files
 from rendering.slide_figures import Figure
 from rendering.text_width import BODY_LINES, GAP_LINES, wrapped
 
@@ -80,7 +78,7 @@ class _Deck:
         self._language = language
         self._right_to_left = is_right_to_left(language)
         self._file.slide_width, self._file.slide_height = _WIDTH, _HEIGHT
-        self._name_notes_by_count()
+        self._copier = SlideCopier(self._file)
         self._drop_thumbnail()
         self._widen_master()
         self._layouts = {name: self._file.slide_layouts[index] for name, index in _LAYOUTS.items()}
@@ -122,16 +120,14 @@ class _Deck:
 
     def saved(self) -> bytes:
         """The bytes of the file, the same for the same slides."""
-        file = io.BytesIO()
-        self._file.save(file)
-        return repacked(file.getvalue())
+        return packed(package_files(self._file))
 
     def _add(self, slide: Slide) -> int:
         if slide.layout not in self._layouts:  # as it is in the template, unless there is a figure
             self._layouts[slide.layout] = self._file.slide_layouts[_FIGURE_LAYOUT]
             _arrange(self._layouts[slide.layout], slide.layout)
         layout = self._layouts[slide.layout]
-        made = self._file.slides.add_slide(layout)
+        made, ident = self._copier.add(layout)
         size = next(size for most, size in _TITLE_SIZES[slide.layout] if len(slide.title) <= most)
         self._write(made.shapes.title.text_frame, [slide.title], size=size)
         if slide.layout != "figure":
@@ -139,8 +135,8 @@ class _Deck:
         if slide.figure is not None:
             self._draw(made, slide.figure, below=slide.lines)
         if slide.notes:
-            self._write(made.notes_slide.notes_text_frame, slide.notes, size=None)
-        return int(self._file.part._element.sldIdLst[-1].id)  # noqa: SLF001 - asking the slide is a search
+            self._write(self._copier.notes(made), slide.notes, size=None)
+        return ident
 
     def _draw(self, made: Any, figure: Figure, *, below: Sequence[str]) -> None:
         """The figure as a table, under lines in the body or instead of them."""
@@ -186,13 +182,6 @@ class _Deck:
                 properties = paragraph._p.get_or_add_pPr()  # noqa: SLF001 - python-pptx knows one direction
                 properties.set("rtl", "1")
                 properties.set("algn", "r")
-
-    def _name_notes_by_count(self) -> None:
-        """python-pptx reads the whole package to find each free name, which takes minutes for a large course."""
-        package: Any = self._file.part.package
-        search, numbers = package.next_partname, itertools.count(1)
-        notes = "/ppt/notesSlides/notesSlide%d.xml"
-        package.next_partname = lambda name: PackURI(name % next(numbers)) if name == notes else search(name)
 
     def _drop_thumbnail(self) -> None:
         """The template's picture of itself."""

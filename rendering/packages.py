@@ -21,9 +21,3 @@ def packed(files: Mapping[str, bytes]) -> bytes:
             entry.external_attr = _PLAIN_FILE
             package.writestr(entry, files[name])
     return archive.getvalue()
-
-
-def repacked(archive: bytes) -> bytes:
-    """The same archive without what depends on when and in which order it was written."""
-    with zipfile.ZipFile(io.BytesIO(archive)) as package:
-        return packed({name: package.read(name) for name in package.namelist()})

@@ -1,6 +1,7 @@
 import io
 import re
 import subprocess
+import zipfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pptx import Presentation
+from pptx.opc.constants import RELATIONSHIP_TYPE
 
 from domain.generation import Course, LessonBlock
 from rendering.course_parts import one_line, visible
 from rendering.course_pptx import course_pptx
+from rendering.pptx_shortcuts import package_files
 from rendering.text_width import LINE_UNITS, cut, width, wrapped
 from tests.support.courses import CONTENT, HOSTILE, make_content, make_course, make_draft, make_lesson, make_module
 from tests.support.judges import program
@@ -83,6 +86,32 @@ class TestStructure:
 
         assert "Draft: not part of the finished course" in texts(deck)
         assert "Everything in memory is gone." not in " ".join(texts(deck))
+
+    def test_files_are_those_that_python_pptx_would_write(self) -> None:
+        deck = opened(make_course(), "full")
+        file = io.BytesIO()
+        deck.save(file)
+        with zipfile.ZipFile(file) as package:
+            written = {name: package.read(name) for name in package.namelist()}
+
+        assert package_files(deck) == written
+
+    def test_slides_and_notes_are_numbered_without_gaps_and_named_once(self) -> None:
+        """Also where they were copied: as in a deck that was made slide by slide."""
+        deck = opened(make_course(modules=(make_module(), make_module(title="Second"))), "full")
+        slides = list(deck.slides)
+
+        assert [slide.slide_id for slide in slides] == list(range(256, 256 + len(slides)))
+        assert [str(slide.part.partname) for slide in slides] == [
+            f"/ppt/slides/slide{number}.xml" for number in range(1, len(slides) + 1)
+        ]
+        notes = [slide.notes_slide for slide in slides if slide.has_notes_slide]
+        assert len({str(one.part.partname) for one in notes}) == len(notes) > 2
+        assert all(
+            one.part.part_related_by(RELATIONSHIP_TYPE.SLIDE) is slide.part
+            for one, slide in zip(notes, (slide for slide in slides if slide.has_notes_slide), strict=True)
+        )
+        assert all(len({shape.shape_id for shape in slide.shapes}) == len(slide.shapes) for slide in slides)
 
     def test_properties_are_those_of_the_course(self) -> None:
         facts = opened(make_course(language="ru")).core_properties

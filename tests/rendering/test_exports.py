@@ -20,7 +20,7 @@ from domain.generation import Export
 from rendering.course_json import course_json
 from rendering.course_parts import Profile
 from rendering.exports import render
-from rendering.packages import packed, repacked
+from rendering.packages import packed
 from tests.rendering.record_schemas import path_of, text_of
 from tests.support.courses import CONTENT, HOSTILE, make_course
 
@@ -68,7 +68,6 @@ class TestBytes:
         body = packed(files)
 
         assert packed(dict(reversed(files.items()))) == body
-        assert repacked(body) == body
 
 
 class TestSchema:
