@@ -390,7 +390,7 @@ class GenerationActivities:
         """Version 1 of the course: its tree as it stands now, with whatever section jobs have changed meanwhile."""
         job = step.job
         await self._complete_tree(step)
-        async with self._keeper.effect(job) as connection:
+        async with self._keeper.effect(job, course_id=job.job_id) as connection:
             courses = CourseRepository(connection)
             number = await courses.snapshot(job.job_id, job, reason="made")
             return _Version(number, await courses.get_version_tree(job.job_id, number))
