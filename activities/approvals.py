@@ -20,9 +20,10 @@ from domain.jobs import JobRef
 from domain.model import Frozen
 from repositories.approvals import ApprovalRepository, approval_wait
 from repositories.courses import CourseRepository
-from repositories.jobs import JobRepository, keep_pause
+from repositories.jobs import JobRepository
 from repositories.rows import AnyRow
 from repositories.tables import jobs
+from repositories.waits import standing_wait
 
 _log = structlog.get_logger(__name__)
 
@@ -109,7 +110,7 @@ class ApprovalActivities:
                     return _standing(row)
                 state = ApprovalState.APPROVED if row.on_timeout == "approve" else ApprovalState.EXPIRED
                 row = await rounds.change(row, state=state, timed_out=True, decided_at=datetime.now(UTC))
-                await _record(connection, job, "approval.timed_out", _facts(row), {"waiting_on": keep_pause})
+                await _record(connection, job, "approval.timed_out", _facts(row), {"waiting_on": standing_wait})
                 _log.info("approval.timed_out", subject=row.subject, round=row.round, state=state.value)
                 return _standing(row)
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 import structlog
@@ -17,9 +18,11 @@ from core.database import Database, Statement
 from core.logging import bind_job
 from domain.errors import DatabaseUnavailable, LonghaulError, NotReopened, Superseded
 from domain.jobs import JobRef, WaitingKind, WaitingOn
-from repositories.jobs import JobRepository, keep_pause, measured_progress, settled_cost
+from repositories.courses import CourseRepository
+from repositories.jobs import JobRepository, measured_progress, settled_cost
 from repositories.steps import FinishedPart, StepReader, StepRepository, StepResultRepository, StepWriter
 from repositories.transitions import JobTransitions
+from repositories.waits import shown_wait, standing_wait
 
 _log = structlog.get_logger(__name__)
 
@@ -70,9 +73,14 @@ class StepKeeper:
         return await self._reader.get_result_or_none(job, part, digest)
 
     @asynccontextmanager
-    async def effect(self, job: JobRef) -> AsyncIterator[AsyncConnection]:
-        """The transaction of a step's effect, fenced: raises Superseded where the job has moved on without us."""
+    async def effect(self, job: JobRef, *, course_id: UUID | None = None) -> AsyncIterator[AsyncConnection]:
+        """The transaction of a step's effect, fenced: raises Superseded where the job has moved on without us.
+
+        It locks the job, and a course before it where one is named: edits by hand lock them in this order.
+        """
         async with self._database.tenant(job.tenant_id) as connection:
+            if course_id is not None:
+                await CourseRepository(connection).lock(course_id)
             if not await JobRepository(connection).lock_attempt(job):
                 raise Superseded("the job is finished, or a newer attempt has taken over")
             yield connection
@@ -104,7 +112,7 @@ class StepKeeper:
             attempt=job.attempt,
             event=event,
             data={"step": step, **(data or {})},
-            values={"progress": measured_progress, "waiting_on": keep_pause, **settled_cost},
+            values={"progress": measured_progress, "waiting_on": standing_wait, **settled_cost},
         )
         return True
 
@@ -128,7 +136,7 @@ class StepKeeper:
                 attempt=job.attempt,
                 event="step.running",
                 data={"step": step, "attempt": activity.info().attempt},
-                values={"waiting_on": keep_pause},
+                values={"waiting_on": standing_wait},
             )
 
     async def _explain(self, job: JobRef, error: Superseded) -> LonghaulError:
@@ -156,15 +164,14 @@ class StepKeeper:
                     attempt=job.attempt,
                     event="step.failed" if again is None else "step.retrying",
                     data={"step": step, "attempt": attempt, "code": code, "next_retry_at": again and again.isoformat()},
-                    values={"waiting_on": waiting} if waiting else {},
+                    values={"waiting_on": shown_wait(waiting)} if waiting else {},
                 )
         except (DatabaseUnavailable, Superseded) as fault:
             # The failure itself still reaches Temporal; only its mirror in our tables has to wait for the next one.
             _log.warning("step.trouble_not_recorded", fault=fault.detail, code=code)
 
 
-def _retry_wait(step: str, code: str, again: datetime | None) -> dict[str, Any] | None:
+def _retry_wait(step: str, code: str, again: datetime | None) -> WaitingOn | None:
     if again is None:
         return None
-    wait = WaitingOn(kind=WaitingKind.RETRY, detail=f"{step} failed with {code}", since=datetime.now(UTC), until=again)
-    return wait.model_dump(mode="json")
+    return WaitingOn(kind=WaitingKind.RETRY, detail=f"{step} failed with {code}", since=datetime.now(UTC), until=again)

@@ -42,7 +42,12 @@ def most_seconds(script: str) -> float:
 
 def render_deadline(script: str) -> timedelta:
     """How long a render may take before a person is asked: ten times the spoken length, and half an hour."""
-    return timedelta(seconds=spoken_seconds(script) * _DEADLINE_FACTOR) + _DEADLINE_BASE
+    return deadline_after(spoken_seconds(script))
+
+
+def deadline_after(seconds: float) -> timedelta:
+    """The same, by the spoken length."""
+    return timedelta(seconds=seconds * _DEADLINE_FACTOR) + _DEADLINE_BASE
 
 
 class VideoPrice(Frozen):
@@ -282,6 +287,20 @@ class RenderEnd(StrEnum):
     LEFT = "left"
 
 
+class Stand(Frozen):
+    """How far the course of a render has come: enough for somebody else to carry it on from here.
+
+    ``since`` is when the present patience began, ``pause`` how long the last wait for the video was.
+    """
+
+    planned: Planned
+    ordered: bool = False
+    stuck: bool = False
+    since: datetime | None = None
+    tries: int = 0
+    pause: timedelta = timedelta(0)
+
+
 class RenderWorld(Protocol):
     """Everything the course of a render does to the world."""
 
@@ -313,8 +332,12 @@ class RenderWorld(Protocol):
         """Write down an end, or that a person has to decide."""
         ...
 
-    async def hear(self, length: timedelta) -> Heard:
-        """Let time pass, durably, until it is over or something is heard."""
+    async def hear(self, length: timedelta, stand: Stand) -> Heard:
+        """Let time pass, durably, until it is over or something is heard.
+
+        Whoever has to make room for a successor may do so at the end, where nothing but time or the provider was heard;
+        the successor goes on with ``stand``.
+        """
         ...
 
     def now(self) -> datetime:
@@ -322,79 +345,86 @@ class RenderWorld(Protocol):
         ...
 
 
-async def carry_render(world: RenderWorld) -> RenderEnd:
+async def carry_render(world: RenderWorld, stand: Stand | None = None) -> RenderEnd:
     """Carry the video of a lesson to its end: order once, wait for webhook or timer, fetch the truth, keep the bytes.
 
-    Nothing is ever ordered anew by itself: a render that takes too long waits for a person.
+    Nothing is ever ordered anew by itself: a render that takes too long waits for a person. With a ``stand`` it is
+    carried on from there.
     """
     while True:
-        planned = await world.plan()
-        if planned.way is Way.MAKE:
-            return await world.make()
-        if planned.way is not Way.RENDER:
-            return RenderEnd.MADE if planned.way is Way.KEPT else RenderEnd.SKIPPED
-        end = await _Course(world, planned).run()
+        if stand is None:
+            planned = await world.plan()
+            if planned.way is Way.MAKE:
+                return await world.make()
+            if planned.way is not Way.RENDER:
+                return RenderEnd.MADE if planned.way is Way.KEPT else RenderEnd.SKIPPED
+            stand = Stand(planned=planned)
+        end = await _Course(world, stand).run()
         if end is not None:
             return end
+        stand = None
 
 
 class _Course:
     """One order, from its place in the line to its end. None as an end: a person wants it ordered anew."""
 
-    def __init__(self, world: RenderWorld, planned: Planned) -> None:
+    def __init__(self, world: RenderWorld, stand: Stand) -> None:
         self._world = world
-        self._deadline = planned.deadline
-        self._policy = planned.policy
+        self._planned = stand.planned
+        self._policy = stand.planned.policy
+        self._ordered, self._stuck = stand.ordered, stand.stuck
+        self._since, self._tries, self._pause = stand.since, stand.tries, stand.pause
 
     async def run(self) -> RenderEnd | None:
-        since, tries, stuck = self._world.now(), 0, False
+        return await (self._wait_for_video() if self._ordered else self._order())
+
+    async def _order(self) -> RenderEnd | None:
         while True:
-            if not stuck and not await self._wait_for_place():
+            if not self._stuck and not await self._wait_for_place():
                 return RenderEnd.LEFT
+            self._since = self._since or self._world.now()
             tried = await self._world.submit() or Submitted(said=Said.DOUBT)
             if tried.said is Said.ORDERED:
-                return await self._wait_for_video()
-            if tried.said is Said.REFUSED:
-                await self._world.close(Close.FAILED, tried.code)
-                return RenderEnd.SKIPPED
-            over = tried.said is Said.NO_MORE or self._world.now() - since > self._policy.patience
-            if over and tried.said is Said.NOT_NOW:
+                self._begin_to_wait()
+                return await self._wait_for_video(just_ordered=True)
+            over = tried.said is Said.NO_MORE or self._waited() > self._policy.patience
+            if tried.said is Said.REFUSED or (over and tried.said is Said.NOT_NOW):
                 await self._world.close(Close.FAILED, tried.code)
                 return RenderEnd.SKIPPED
             if over:
-                stuck = True
+                self._stuck = True
                 await self._world.close(Close.STUCK, tried.code)
-            tries += 1
-            pause = self._policy.poll_stuck if stuck else tried.wait or self._back_off(tries)
-            heard = await self._world.hear(pause)
+            self._tries += 1
+            heard = await self._hear(self._policy.poll_stuck if self._stuck else tried.wait or self._back_off())
             if heard is Heard.LEAVE:
                 return RenderEnd.LEFT
-            if stuck and heard in _DECISIONS:
+            if self._stuck and heard in _DECISIONS:
                 if heard is not Heard.KEEP_WAITING:
                     return await self._decided(heard)
-                stuck, since = False, self._world.now()
+                self._stuck, self._since = False, self._world.now()
                 await self._world.close(Close.WAITING)
 
     async def _wait_for_place(self) -> bool:
         while not await self._world.take_place():
-            if await self._world.hear(self._policy.ask_for_place) is Heard.LEAVE:
+            if await self._hear(self._policy.ask_for_place) is Heard.LEAVE:
                 return False
         return True
 
-    def _back_off(self, tries: int) -> timedelta:
-        return min(timedelta(seconds=0.5 * 2 ** min(tries, 10)), self._policy.back_off_longest)
+    def _back_off(self) -> timedelta:
+        return min(timedelta(seconds=0.5 * 2 ** min(self._tries, 10)), self._policy.back_off_longest)
 
-    async def _wait_for_video(self) -> RenderEnd | None:
+    def _begin_to_wait(self) -> None:
+        self._ordered, self._stuck = True, False
+        self._since, self._pause = self._world.now(), self._policy.poll_first
+
+    async def _wait_for_video(self, *, just_ordered: bool = False) -> RenderEnd | None:
         """The first of webhook and timer wakes; what it wakes to is always fetched."""
-        since, stuck, pause = self._world.now(), False, self._policy.poll_first
-        while True:
-            heard = await self._world.hear(self._policy.poll_stuck if stuck else pause)
-            if heard is Heard.LEAVE:
-                return RenderEnd.LEFT
-            if stuck and heard in {Heard.GIVE_UP, Heard.ORDER_AGAIN}:
+        heard = await self._hear(self._pause) if just_ordered else Heard.NOTHING
+        while heard is not Heard.LEAVE:
+            if self._stuck and heard in {Heard.GIVE_UP, Heard.ORDER_AGAIN}:
                 return await self._decided(heard)
-            if stuck and heard is Heard.KEEP_WAITING:
-                since, stuck, pause = self._world.now(), False, self._policy.poll_first
+            if self._stuck and heard is Heard.KEEP_WAITING:
+                self._begin_to_wait()
                 await self._world.close(Close.WAITING)
             status = await self._world.look()
             if status is RenderStatus.FAILED:
@@ -407,10 +437,23 @@ class _Course:
                 if kept is Kept.UNUSABLE:
                     await self._world.close(Close.FAILED, "E.HEYGEN.UNUSABLE")
                     return RenderEnd.SKIPPED
-            pause = min(pause * 1.5, self._policy.poll_longest)
-            if not stuck and self._world.now() - since > self._deadline:
-                stuck = True
+            self._pause = min(self._pause * 1.5, self._policy.poll_longest)
+            if not self._stuck and self._waited() > self._planned.deadline:
+                self._stuck = True
                 await self._world.close(Close.STUCK, "E.HEYGEN.STUCK")
+            heard = await self._hear(self._policy.poll_stuck if self._stuck else self._pause)
+        return RenderEnd.LEFT
+
+    def _waited(self) -> timedelta:
+        assert self._since is not None, "whoever waits has begun to"
+        return self._world.now() - self._since
+
+    async def _hear(self, length: timedelta) -> Heard:
+        stand = Stand(
+            planned=self._planned, ordered=self._ordered, stuck=self._stuck, since=self._since, tries=self._tries,
+            pause=self._pause,
+        )  # fmt: skip
+        return await self._world.hear(length, stand)
 
     async def _decided(self, heard: Heard) -> RenderEnd | None:
         if heard is Heard.ORDER_AGAIN:

@@ -12,12 +12,10 @@ from sqlalchemy import (
     Select,
     Text,
     bindparam,
-    case,
     cast,
     func,
     insert,
     literal,
-    null,
     select,
     text,
     update,
@@ -95,9 +93,6 @@ _events_after: Final = (
     .order_by(job_events.c.seq)
     .limit(bindparam("limit", type_=Integer))
 )
-
-keep_pause: Final = case((jobs.c.paused, jobs.c.waiting_on), else_=null())
-"""What ``waiting_on`` becomes when something moved: nothing, unless the job is to pause."""
 
 measured_progress: Final = func.least(
     1,
@@ -342,7 +337,6 @@ __all__ = [
     "JobFilter",
     "JobReader",
     "JobRepository",
-    "keep_pause",
     "measured_progress",
     "settled_cost",
 ]

@@ -39,6 +39,14 @@ class RenderRepository:
         )
         return (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
 
+    async def get_open_or_none(self, job: JobRef, part: str, provider: str) -> AnyRow | None:
+        """The render of a part of a job that was sent, and of which something may still come; locked."""
+        query = select(video_renders).where(
+            video_renders.c.job_id == job.job_id, video_renders.c.part == part, video_renders.c.provider == provider,
+            video_renders.c.sends > 0, video_renders.c.state.not_in(sorted(OVER)),
+        ).order_by(video_renders.c.id.desc()).limit(1)  # fmt: skip
+        return (await self._connection.execute(query.with_for_update())).one_or_none()
+
     async def get_one(self, render_id: UUID, *, lock: bool = False) -> AnyRow:
         """A render with the state of its job. Raises NotFound."""
         found = await self.get_or_none(render_id, lock=lock)

@@ -32,6 +32,7 @@ from domain.errors import Superseded
 from domain.jobs import JobRef, StepPlan, StepStatus
 from repositories.tables import job_steps, jobs, step_results
 from repositories.transitions import PLAN_STEPS, step_plan
+from repositories.waits import STANDING
 
 _result: Final = select(step_results.c.result).where(
     step_results.c.job_id == bindparam("job_id"),
@@ -100,7 +101,7 @@ _tell_part: Final = text(
     f"""
     WITH job AS (
         UPDATE jobs
-        SET version = version + 1, updated_at = now(), waiting_on = CASE WHEN paused THEN waiting_on END,
+        SET version = version + 1, updated_at = now(), waiting_on = {STANDING},
             progress = least(1, greatest(progress, (
                 SELECT sum(weight * done / total) FROM job_steps WHERE job_id = :id))),
             cost_usd = spent.usd, input_tokens = spent.input, output_tokens = spent.output

@@ -35,6 +35,7 @@ from repositories.jobs import JobRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepResultRepository
 from repositories.tables import jobs
+from repositories.waits import get_asked_or_none
 from services.commands import Command, CommandSender
 from services.jobs import add_signal
 
@@ -66,7 +67,7 @@ async def decide_course(connection: AsyncConnection, job_id: UUID, answer: Answe
 async def course_wait(connection: AsyncConnection, job_id: UUID) -> WaitingOn | None:
     """The person a course waits for."""
     row = await ApprovalRepository(connection).get_waiting(job_id, lock=True)
-    return None if row is None else approval_wait(row)
+    return await get_asked_or_none(connection, job_id) if row is None else approval_wait(row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,12 @@ from domain.jobs import (
     check_action,
 )
 from repositories.commands import CommandRepository
-from repositories.jobs import JobRepository, keep_pause
+from repositories.jobs import JobRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepRepository
 from repositories.tenants import IdempotencyRepository
 from repositories.transitions import JobCompanion, JobTransitions, KeyClaim
+from repositories.waits import standing_wait
 from services.commands import FAST_PATH_LEASE, Command, CommandSender
 from services.kinds import JobKind, KindRegistry, parse_input
 
@@ -288,7 +289,7 @@ class JobService:
             job_id=row.id,
             event="job.approved" if approved else "job.rejected",
             data=facts,
-            values={"waiting_on": keep_pause},
+            values={"waiting_on": standing_wait},
         )
         # The comment stays in the event: workflow history carries no free text of people.
         return await add_signal(connection, row, "decide", approved, version)

@@ -12,6 +12,7 @@ from domain.generation import CourseInput
 from domain.sections import EXPORT_KIND, SECTION_KIND, SectionInput, VersionExportInput
 from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository
+from repositories.waits import get_asked_or_none
 from services.kinds import JobKind
 from workflows.generation import TASK_QUEUE
 from workflows.section import EXPORT_WORKFLOW, SECTION_WORKFLOW
@@ -30,6 +31,7 @@ def section_kind(database: Database) -> JobKind:
         budget=lambda wish: wish.budget_usd,
         check=SectionCheck(database),
         accompany=_limit_as_its_course,
+        waits=get_asked_or_none,
     )
 
 

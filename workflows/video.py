@@ -16,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
         Planned,
         RenderEnd,
         RenderStatus,
+        Stand,
         Submitted,
         carry_render,
     )
@@ -36,17 +37,17 @@ class RenderVideoWorkflow:
     """The course of a render (``domain.video``) with durable timers, signals and activities behind it."""
 
     @workflow.init
-    def __init__(self, film: FilmLessonInput) -> None:
+    def __init__(self, film: FilmLessonInput, stand: Stand | None = None) -> None:
         self._film = film
         self._spoken = False
         self._leaving = False
         self._decision: Heard | None = None
-        self._asked = False
+        self._asked = stand is not None and stand.stuck
 
     @workflow.run
-    async def run(self, _film: FilmLessonInput) -> RenderResult:
-        """Carry the video to its end."""
-        return RenderResult(end=await carry_render(self), digest=self._film.digest)
+    async def run(self, _film: FilmLessonInput, stand: Stand | None = None) -> RenderResult:
+        """Carry the video to its end, from ``stand`` on where an earlier run of this workflow has come that far."""
+        return RenderResult(end=await carry_render(self, stand), digest=self._film.digest)
 
     @workflow.signal(name="provider_spoke")
     def on_provider_spoke(self) -> None:
@@ -131,8 +132,15 @@ class RenderVideoWorkflow:
         if how is Close.STUCK:
             workflow.set_current_details("**Late.** A person decides about the render through the API.")
 
-    async def hear(self, length: timedelta) -> Heard:
-        """The first of a signal and the timer."""
+    async def hear(self, length: timedelta, stand: Stand) -> Heard:
+        """The first of a signal and the timer; before the history becomes too long it goes on in a new one."""
+        heard = await self._first_of_signal_and_timer(length)
+        unheard = self._leaving or self._decision is not None
+        if heard in _UNDECIDED and not unheard and workflow.info().is_continue_as_new_suggested():
+            workflow.continue_as_new(args=[self._film, stand])
+        return heard
+
+    async def _first_of_signal_and_timer(self, length: timedelta) -> Heard:
         try:
             await workflow.wait_condition(
                 lambda: self._spoken or self._leaving or self._decision is not None, timeout=length
@@ -158,6 +166,7 @@ def raise_if_ours(error: ActivityError) -> None:
         raise error
 
 
+_UNDECIDED: Final = frozenset({Heard.NOTHING, Heard.PROVIDER})
 _DECISIONS: Final = {
     "wait": Heard.KEEP_WAITING,
     "give_up": Heard.GIVE_UP,

@@ -14,8 +14,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import ColumnElement, case, func, literal
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.generation.costs import CostWatch
@@ -45,8 +44,10 @@ from domain.video import (
     RenderStatus,
     Said,
     Submitted,
+    VideoPrice,
     VideoRenderer,
     Way,
+    deadline_after,
     most_seconds,
     render_deadline,
     spoken_seconds,
@@ -54,12 +55,12 @@ from domain.video import (
 from repositories.artifacts import ArtifactRepository
 from repositories.courses import revision_statement
 from repositories.generation import NewCall
-from repositories.jobs import JobRepository, keep_pause
+from repositories.jobs import JobRepository
 from repositories.leases import Lease, LeaseDesk
 from repositories.renders import RenderRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepResultRepository
-from repositories.tables import jobs
+from repositories.waits import shown_wait, standing_wait
 
 _log = structlog.get_logger(__name__)
 
@@ -150,6 +151,7 @@ class RenderDesk:
             "op": input_hash("render", str(film.job.job_id), film.key, film.digest, generation),
             "provider": renderer.name, "engine": wish.engine, "workflow_id": workflow_id, "key": order.key,
             "title": order.title, "body": order.body, "script_seconds": seconds, "reserved_usd": reserved,
+            "usd_per_minute": price.usd_per_minute,
         })  # fmt: skip
         await JobRepository(connection).record(
             job_id=film.job.job_id, attempt=film.job.attempt, event="video.priced",
@@ -160,16 +162,36 @@ class RenderDesk:
             },
         )  # fmt: skip
 
+    async def take_up(self, film: Film, *, workflow_id: str) -> Planned | None:
+        """The plan for what was ordered before, where nothing new can be ordered here; None where nothing was."""
+        async with self._keeper.effect(film.job) as connection:
+            renders = RenderRepository(connection)
+            row = await renders.get_open_or_none(film.job, film.key, film.provider)
+            if row is None:
+                return None
+            await renders.change(row.id, attempt=film.job.attempt, workflow_id=workflow_id, **_taken_up(row))
+        deadline = deadline_after(row.script_seconds)
+        return Planned(way=Way.RENDER, digest=row.digest, deadline=deadline, policy=self.policy)
+
     # --- the line -----------------------------------------------------------------------------------
 
     async def take_place(self, film: Film) -> bool:
         """Whether one of the provider's places is ours now; asking again keeps it, or our place in the line."""
         row = await self._row(film)
+        if self.renderer(row.provider) is None:
+            return True  # nothing can be sent, which trying to order it says
         return await self._leases.take(self._lease(film, row), ask_again=self.policy.ask_for_place)
 
     def _lease(self, film: Film, row: AnyRow) -> Lease:
-        renderer = self._renderers[row.provider]
-        return Lease(film.job, renderer.name, str(row.id), renderer.at_once, _LEASE)
+        renderer = self.renderer(row.provider)
+        places = 0 if renderer is None else renderer.at_once
+        return Lease(film.job, row.provider, str(row.id), places, _LEASE)
+
+    def _price(self, row: AnyRow) -> VideoPrice:
+        """What was agreed when it was ordered, whatever the settings say meanwhile."""
+        if row.usd_per_minute is not None:
+            return VideoPrice(usd_per_minute=row.usd_per_minute)
+        return self._renderers[row.provider].price(row.engine)  # ordered before that was written down
 
     # --- ordered ------------------------------------------------------------------------------------
 
@@ -207,6 +229,10 @@ class RenderDesk:
                 return Submitted(said=Said.REFUSED, code=row.error_code)
             if row.video_id is not None:
                 return Submitted(said=Said.ORDERED)
+            if self.renderer(row.provider) is None:
+                # What was sent before is in doubt until somebody can ask again.
+                said = Said.DOUBT if row.sends else Said.NOT_NOW
+                return Submitted(said=said, wait=self.policy.back_off_longest, code=not_configured(row.provider))
             doubted = row.state in {RenderState.SUBMITTING, RenderState.UNKNOWN, RenderState.STUCK}
             first = row.first_sent_at if doubted and row.first_sent_at is not None else datetime.now(UTC)
             may_send = datetime.now(UTC) - first < self.policy.replay_within
@@ -278,7 +304,7 @@ class RenderDesk:
             await JobRepository(connection).record(
                 job_id=row.job_id, attempt=film.job.attempt, event="video.ordered",
                 data={"lesson": film.place, "render_id": str(row.id), "doubts": now.doubts},
-                values={"waiting_on": _waiting(WaitingKind.WEBHOOK, f"the video of lesson {film.place} is rendered")},
+                values={"waiting_on": shown_wait(_rendering(film))},
             )  # fmt: skip
 
     # --- looked at ----------------------------------------------------------------------------------
@@ -287,16 +313,17 @@ class RenderDesk:
         """The truth, fetched; None where it cannot be seen now. Keeps the place at the provider."""
         row = await self._row(film)
         sight = await self._sight(row)
-        if RenderState(row.state) is RenderState.RENDERING:
+        if RenderState(row.state) is RenderState.RENDERING and self.renderer(row.provider) is not None:
             await self._leases.take(self._lease(film, row), ask_again=self.policy.ask_for_place)
         return None if sight is None else sight.status
 
     async def _sight(self, row: AnyRow) -> RenderSight | None:
-        if row.video_id is None:
+        renderer = self.renderer(row.provider)
+        if row.video_id is None or renderer is None:
             return None
         try:
             async with asyncio.timeout(self._wire.total_seconds()):
-                sight = await self._renderers[row.provider].look(row.video_id)
+                sight = await renderer.look(row.video_id)
         except (ProviderError, TimeoutError) as fault:
             _log.info("render.not_seen", render_id=str(row.id), code=getattr(fault, "code", "E.HEYGEN.TIMEOUT"))
             return None
@@ -327,7 +354,7 @@ class RenderDesk:
             _log.warning("render.not_fetched", render_id=str(row.id), code=cause.code)
             return Kept.UNUSABLE if _is_hopeless(cause) else Kept.AGAIN
         seconds = sight.seconds if sight.seconds is not None else row.script_seconds
-        cost = renderer.price(row.engine).of(seconds)
+        cost = self._price(row).of(seconds)
         body = Body(sha256=sha256, bytes=size, media_type="video/mp4", seconds=seconds, cost_usd=cost)
         await self.finish(film, body, row=row)
         self._metrics.count_usage(
@@ -423,15 +450,13 @@ class RenderDesk:
             if how is Close.WAITING:
                 state = RenderState.UNKNOWN if row.video_id is None else RenderState.RENDERING
                 await renders.change(row.id, state=state, error_code=None)
-                await self._say(connection, film, row, "video.waiting", {}, waiting_on=keep_pause)
+                await self._say(connection, film, row, "video.waiting", {}, waiting_on=standing_wait)
                 return
             if how is Close.STUCK:
                 if row.state == RenderState.STUCK:
                     return
-                await renders.change(row.id, state=RenderState.STUCK, error_code=code)
-                detail = f"the video of lesson {film.place} is late; a person decides: POST /renders/{row.id}/resolve"
-                wait = {"waiting_on": _waiting(WaitingKind.PROVIDER, detail)}
-                await self._say(connection, film, row, "video.stuck", {"code": code}, **wait)
+                await renders.change(row.id, state=RenderState.STUCK, error_code=code, asked_at=func.now())
+                await self._say(connection, film, row, "video.stuck", {"code": code}, waiting_on=standing_wait)
                 return
             await self._end(connection, film, row, how, code)
         await self._leases.release(self._lease(film, row))
@@ -445,7 +470,7 @@ class RenderDesk:
             outcome = Outcome.DONE if paid else Outcome.REJECTED
             if paid:
                 seconds = row.seconds if row.seconds is not None else row.script_seconds
-                cost = self._renderers[row.provider].price(row.engine).of(seconds)
+                cost = self._price(row).of(seconds)
         elif row.sends == 0:
             outcome = Outcome.NOT_SENT
         await renders.change(
@@ -453,7 +478,7 @@ class RenderDesk:
         )
         await renders.settle(row, outcome=outcome, cost_usd=cost)
         if how is Close.REPLACED:
-            await self._say(connection, film, row, "video.replaced", {}, waiting_on=keep_pause)
+            await self._say(connection, film, row, "video.replaced", {}, waiting_on=standing_wait)
             return
         await self.skip_in(connection, film, code)
 
@@ -522,6 +547,11 @@ class Body:
     cost_usd: Decimal
 
 
+def not_configured(provider: str) -> str:
+    """The code that says that this worker has no credentials for a renderer."""
+    return f"E.{provider.upper()}.NOT_CONFIGURED"
+
+
 _NO_MORE: Final = "no more"
 _UNUSABLE: Final = "E.HEYGEN.UNUSABLE"
 
@@ -554,6 +584,11 @@ def _may_be_paid(row: AnyRow) -> bool:
     return bool(row.error_code == _UNUSABLE)
 
 
+def _rendering(film: Film) -> WaitingOn:
+    detail = f"the video of lesson {film.place} is rendered"
+    return WaitingOn(kind=WaitingKind.WEBHOOK, detail=detail, since=datetime.now(UTC))
+
+
 def _taken_up(row: AnyRow) -> dict[str, Any]:
     """What becomes of a render when another course begins with it: nobody has given it up, or is asked about it."""
     state = RenderState(row.state)
@@ -561,9 +596,3 @@ def _taken_up(row: AnyRow) -> dict[str, Any]:
         state = RenderState.UNKNOWN if row.video_id is None else RenderState.RENDERING
         return {"state": state, "error_code": None, "settled_at": None}
     return {}
-
-
-def _waiting(kind: WaitingKind, detail: str) -> ColumnElement[Any]:
-    """What the job shows that it waits for; a person who has paused it sees that first."""
-    waits = WaitingOn(kind=kind, detail=detail, since=datetime.now(UTC)).model_dump(mode="json")
-    return case((jobs.c.paused, jobs.c.waiting_on), else_=literal(waits, JSONB))

@@ -19,7 +19,7 @@ from activities.media.films import (
     slides_digest,
     spoken_script,
 )
-from activities.media.renders import RenderDesk
+from activities.media.renders import RenderDesk, not_configured
 from activities.steps import StepKeeper
 from core.logging import bind_job
 from domain.course_graph import NodeKind
@@ -90,14 +90,17 @@ class VideoActivities:
         if renderer is not None and lesson.content is not None:
             script, shortened = spoken_script(lesson.content, language=language, longest=renderer.longest_script)
             asked = film_wish(wish, renderer, script)
+        workflow_id = activity.info().workflow_id or ""
         if asked is None:
-            return await self._plan_none(step, wish, lesson, f"E.{wish.provider.upper()}.NOT_CONFIGURED")
+            film = self._film(step, wish, lesson)
+            planned = await self._desk.take_up(film, workflow_id=workflow_id)
+            return planned or await self._plan_none(step, wish, lesson, not_configured(wish.provider))
         film = replace(
             self._film(step, wish, lesson), script=script, shortened=shortened, voice=asked.avatar,
             engine=asked.engine, digest=rendered_digest(wish.provider, asked),
         )  # fmt: skip
         try:
-            return await self._desk.plan(film, asked, workflow_id=activity.info().workflow_id or "")
+            return await self._desk.plan(film, asked, workflow_id=workflow_id)
         except PriceUnknown as fault:
             return await self._plan_none(step, wish, lesson, fault.code)
 

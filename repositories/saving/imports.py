@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.jobs import JobRef, StepStatus
 from domain.saving_pieces import Piece
-from repositories.jobs import JobRepository, keep_pause, measured_progress
+from repositories.jobs import JobRepository, measured_progress
 from repositories.rows import AnyRow
 from repositories.saving.intake import CHANNEL
 from repositories.tables import job_steps, jobs, record_batches
+from repositories.waits import standing_wait
 
 _ADD_PIECES = text(
     """
@@ -102,5 +103,5 @@ class ImportRepository:
                 attempt=job.attempt,
                 event=event,
                 data={"step": step, **data},
-                values={"progress": measured_progress, "waiting_on": keep_pause},
+                values={"progress": measured_progress, "waiting_on": standing_wait},
             )

@@ -8,14 +8,21 @@ from uuid import UUID
 import pytest
 from sqlalchemy import update
 
+from activities.media.renders import RenderDesk
+from activities.steps import StepKeeper
 from core.database import Database
+from core.ids import new_id
 from core.store import ArtifactStore
-from domain.jobs import JobRef
-from domain.video import Close, Kept, Said, Way
+from domain.artifacts import Artifact, ArtifactRole
+from domain.jobs import JobRef, StepPlan
+from domain.video import Close, Kept, Said, VideoPrice, Way, render_deadline
 from gateways.standin_heygen import Fault, FaultKind, Play
+from repositories.steps import FinishedPart, StepRepository
 from repositories.tables import jobs
+from services.generation import course_kind
+from services.sections import section_kind
 from tests.support.job_rows import job_row, next_attempt
-from tests.support.renders import Studio, film_of, open_studio
+from tests.support.renders import PRICES, Studio, film_of, open_studio
 
 SCRIPT = "The tide comes in, and the tide goes out."
 
@@ -121,3 +128,97 @@ class TestShown:
             assert (await shown())["kind"] == ("paused" if paused else "provider")
             await studio.desk.close(film, answer, None)
             assert await shown() == pause
+
+    async def test_a_question_to_a_person_outlasts_what_others_do(self, studio: Studio) -> None:
+        """Two renders are stuck while other lessons go on; the question shown is the oldest that is open."""
+        job = await studio.add_job()
+        films = [film_of(job, f"{SCRIPT} {lesson}", lesson=lesson)[0] for lesson in (0, 1)]
+        keeper = StepKeeper(studio.database)
+
+        async def shown() -> Any:
+            return (await job_row(studio.database, job)).waiting_on
+
+        for lesson, film in enumerate(films):
+            wish = film_of(job, f"{SCRIPT} {lesson}", lesson=lesson)[1]
+            await studio.desk.plan(film, wish, workflow_id="first")
+            await studio.desk.submit(film)
+            await studio.desk.close(film, Close.STUCK, "E.HEYGEN.STUCK")
+        first, second = await studio.rows(job)
+        await another_part(studio, keeper, job, "lesson-1.3")
+        assert (await shown())["detail"].endswith(
+            f"lesson 1.1 is late; a person decides: POST /renders/{first.id}/resolve"
+        )
+        assert (await shown())["since"] == (await studio.rows(job))[0].asked_at.isoformat()
+        async with studio.database.tenant(job.tenant_id) as connection:
+            for waits in (course_kind(studio.database, studio.store).waits, section_kind(studio.database).waits):
+                assert waits is not None
+                asked = await waits(connection, job.job_id)
+                assert asked is not None
+                assert str(first.id) in asked.detail
+        await studio.desk.close(films[0], Close.ABANDONED, "E.VIDEO.GIVEN_UP")
+        assert str(second.id) in (await shown())["detail"]
+        await studio.desk.close(films[1], Close.WAITING)
+        assert await shown() is None
+        await another_part(studio, keeper, job, "lesson-1.4")
+        assert await shown() is None
+
+
+async def another_part(studio: Studio, keeper: StepKeeper, job: JobRef, part: str) -> None:
+    """Another lesson is finished, in either of the two ways in which parts are."""
+    async with keeper.effect(job) as connection:
+        await StepRepository(connection).plan(
+            job, [StepPlan(name="lessons", title="Lessons", weight=1, total=9)], first_position=0
+        )
+        await keeper.finish_part(
+            connection, job, step="lessons", part=part, digest="d", result={}, event="lesson.ready", data={}
+        )
+    sha256 = await studio.store.put(job.tenant_id, part.encode())
+    artifact = Artifact(
+        id=new_id(), tenant_id=job.tenant_id, job_id=job.job_id, name=f"{part}.json", media_type="application/json",
+        bytes=len(part), sha256=sha256, role=ArtifactRole.PARTIAL,
+    )  # fmt: skip
+    finished = FinishedPart(
+        step="lessons", part=f"{part}/slides", digest="d", result={}, event="lesson.ready", data={}, artifact=artifact
+    )
+    assert await keeper.finish_artifact(job, finished)
+
+
+class TestSettingsThatChange:
+    async def test_a_render_costs_what_it_was_ordered_at(self, studio: Studio) -> None:
+        """Also where nobody knows a price any more."""
+        job = await ordered(studio)
+        film, _ = film_of(job, SCRIPT)
+        (before,) = await studio.rows(job)
+        studio.renderer._prices = {}
+        assert await studio.desk.keep(film) is Kept.DONE
+        (row,) = await studio.rows(job)
+        assert before.usd_per_minute == PRICES["avatar_iv"]
+        assert row.cost_usd == VideoPrice(usd_per_minute=before.usd_per_minute).of(row.seconds)
+
+    async def test_without_credentials_what_was_ordered_waits(self, studio: Studio) -> None:
+        """Nothing is given up and nothing fails; with credentials again the same render is brought home."""
+        studio.standin.faults.add(Fault(kind=FaultKind.DROP_AFTER))
+        job = await studio.add_job()
+        film, wish = film_of(job, SCRIPT)
+        await studio.desk.plan(film, wish, workflow_id="first")
+        assert (await studio.desk.submit(film)).said is Said.DOUBT
+        bare = RenderDesk(studio.database, StepKeeper(studio.database), studio.store, studio.metrics, [])
+        taken = await bare.take_up(film, workflow_id="second")
+        assert taken is not None
+        assert (taken.way, taken.digest, taken.deadline) == (Way.RENDER, film.digest, render_deadline(SCRIPT))
+        assert await bare.take_place(film)
+        said = await bare.submit(film)
+        assert (said.said, said.code) == (Said.DOUBT, "E.HEYGEN.NOT_CONFIGURED")
+        assert await bare.look(film) is None
+        assert await bare.keep(film) is Kept.AGAIN
+        assert (await studio.desk.submit(film)).said is Said.ORDERED
+        assert await studio.desk.keep(film) is Kept.DONE
+        assert len(studio.bought(SCRIPT)) == 1
+
+    async def test_without_credentials_nothing_that_was_never_sent_is_taken_up(self, studio: Studio) -> None:
+        job = await studio.add_job()
+        film, wish = film_of(job, SCRIPT)
+        await studio.desk.plan(film, wish, workflow_id="first")
+        bare = RenderDesk(studio.database, StepKeeper(studio.database), studio.store, studio.metrics, [])
+        assert await bare.take_up(film, workflow_id="second") is None
+        assert (await bare.submit(film)).said is Said.NOT_NOW

@@ -35,6 +35,7 @@ from domain.video import (
     Planned,
     RenderEnd,
     RenderStatus,
+    Stand,
     Submitted,
     VideoRenderer,
     carry_render,
@@ -182,7 +183,7 @@ class MortalWorld:
         self.asked = how is Close.STUCK
         await self.studio.desk.close(self.film, how, code)
 
-    async def hear(self, length: timedelta) -> Heard:
+    async def hear(self, length: timedelta, stand: Stand) -> Heard:
         if self.asked:
             # A person looks: one that hangs is given up, and taken away at the provider.
             self.asked = False

@@ -15,6 +15,7 @@ from domain.video import (
     RenderEnd,
     RenderStatus,
     Said,
+    Stand,
     Submitted,
     VideoPrice,
     Way,
@@ -90,7 +91,7 @@ class MadeUpWorld:
     async def close(self, how: Close, code: str | None = None) -> None:
         self.log.append(f"close:{how}" + (f":{code}" if code else ""))
 
-    async def hear(self, length: timedelta) -> Heard:
+    async def hear(self, length: timedelta, stand: Stand) -> Heard:
         heard = self._next("hear")
         assert isinstance(heard, Heard)
         self.waited.append(length)
@@ -100,6 +101,24 @@ class MadeUpWorld:
 
     def now(self) -> datetime:
         return self._now
+
+
+class Moved(Exception):
+    """The course goes on elsewhere."""
+
+    def __init__(self, stand: Stand) -> None:
+        super().__init__(stand)
+        self.stand = stand
+
+
+class MovingWorld(MadeUpWorld):
+    """Hands the course over after each wait in which nobody decided anything."""
+
+    async def hear(self, length: timedelta, stand: Stand) -> Heard:
+        heard = await super().hear(length, stand)
+        if heard in {Heard.NOTHING, Heard.PROVIDER}:
+            raise Moved(Stand.model_validate_json(stand.model_dump_json()))
+        return heard
 
 
 NOT_NOW = Submitted(said=Said.NOT_NOW, wait=timedelta(seconds=7), code="E.HEYGEN.RATE_LIMITED")
@@ -211,4 +230,46 @@ class TestCourse:
 
     async def test_a_decision_about_one_that_is_not_stuck_is_not_followed(self) -> None:
         world = MadeUpWorld(looks=(PROCESSING, RenderStatus.COMPLETED), hears=(Heard.GIVE_UP, Heard.PROVIDER))
+        assert await carry_render(world) is RenderEnd.MADE
+
+
+NOTHING_LONG = (Heard.NOTHING,) * 60
+
+
+class TestHandedOver:
+    """A course that goes on elsewhere after each wait does and waits exactly as one that never moves."""
+
+    @pytest.mark.parametrize(
+        "answers",
+        [
+            {"looks": (PROCESSING, None, RenderStatus.COMPLETED), "keeps": (Kept.AGAIN, Kept.DONE)},
+            {"places": (False,) * 5 + (True,)},
+            {"submits": (NOT_NOW, DOUBT, None, Submitted(said=Said.ORDERED))},
+            {"submits": (NOT_NOW,)},
+            {"submits": (DOUBT,), "hears": (*[Heard.NOTHING] * 300, Heard.GIVE_UP)},
+            {"looks": (PROCESSING,), "hears": (*NOTHING_LONG, Heard.GIVE_UP)},
+            {"looks": (PROCESSING,), "hears": (*NOTHING_LONG, Heard.KEEP_WAITING, *NOTHING_LONG, Heard.GIVE_UP)},
+            {
+                "looks": (*[PROCESSING] * 60, RenderStatus.COMPLETED),
+                "hears": (*NOTHING_LONG, Heard.ORDER_AGAIN, Heard.NOTHING),
+            },
+            {"looks": (PROCESSING,), "hears": (Heard.PROVIDER,) * 9 + (Heard.LEAVE,)},
+        ],
+    )
+    async def test_nothing_is_done_twice_or_forgotten(self, answers: dict[str, Any]) -> None:
+        still, moving = MadeUpWorld(**answers), MovingWorld(**answers)
+        expected = await carry_render(still)
+        stand: Stand | None = None
+        while True:
+            try:
+                end = await carry_render(moving, stand)
+            except Moved as moved:
+                stand = moved.stand
+                continue
+            break
+        assert (end, moving.log, moving.waited) == (expected, still.log, still.waited)
+
+    async def test_time_in_the_line_is_not_time_of_trying(self) -> None:
+        """Three hours in the line, and then a "not now": patience begins with the first try."""
+        world = MadeUpWorld(places=(*[False] * 540, True), submits=(NOT_NOW, Submitted(said=Said.ORDERED)))
         assert await carry_render(world) is RenderEnd.MADE

@@ -12,10 +12,11 @@ from core.ids import new_id
 from core.notify import Listener
 from domain.errors import NotFound
 from domain.jobs import TERMINAL, JobRef, JobStatus, StepPlan
-from repositories.jobs import CHANNEL, OPEN, JobFilter, JobRepository, keep_pause, measured_progress
+from repositories.jobs import CHANNEL, OPEN, JobFilter, JobRepository, measured_progress
 from repositories.steps import StepRepository
 from repositories.tables import job_events, jobs
 from repositories.transitions import JobTransitions
+from repositories.waits import standing_wait
 from services.stack.postgres import EmbeddedPostgres
 from tests.support.life import add_job, new_tenant, superuser
 from tests.support.waiting import eventually
@@ -274,7 +275,7 @@ class TestProgress:
             for name in ("a", "b", "b", "b", "b"):
                 await steps.advance(job, name)
                 await repository.record(
-                    job_id=job.job_id, event="step", values={"progress": measured_progress, "waiting_on": keep_pause}
+                    job_id=job.job_id, event="step", values={"progress": measured_progress, "waiting_on": standing_wait}
                 )
                 seen.append((await repository.get_document(job.job_id)).progress)
         assert seen == [0.25, 0.5, 0.75, 1.0, 1.0]

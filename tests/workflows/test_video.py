@@ -1,11 +1,13 @@
 """Courses with videos from start to end: real database, real Temporal, a stand-in HeyGen over a socket."""
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +18,7 @@ from temporalio.client import Client
 from activities.media.films import Film
 from core.database import Database
 from core.store import ArtifactStore
+from core.temporal import connect, create_data_converter
 from domain.jobs import JobAction, JobRef
 from domain.video import RenderPolicy, Submitted
 from gateways.offline_video import OfflineVideoMaker
@@ -23,7 +26,10 @@ from gateways.standin_heygen import Fault, FaultKind, Play
 from repositories.courses import CourseRepository
 from repositories.rows import AnyRow
 from repositories.tables import artifacts, job_events, job_steps
+from services.commands import SEARCH_ATTRIBUTES
 from services.media import Hook, MediaService, TemporalWaker
+from services.stack.ports import free_port
+from services.stack.temporal import EmbeddedTemporal
 from tests.support.course_service import Courses, serving_courses
 from tests.support.renders import QUICK, SECRET, Studio, open_studio
 from tests.support.waiting import eventually
@@ -267,6 +273,38 @@ class TestCanceled:
             await courses.until_status(job, "succeeded", within=WITHIN)
             states = {row.state for row in await studio.rows(job)}
         assert states <= {"rendering", "planned", "submitting", "unknown"}
+
+
+class TestLong:
+    async def test_goes_on_in_a_new_history(
+        self, scratch: Path, database: Database, store: ArtifactStore, tenant_id: UUID
+    ) -> None:
+        """A render that is looked at for days is ordered once, and its video belongs to the lesson as any other."""
+        server = EmbeddedTemporal(
+            scratch / f"long-{tenant_id}", port=free_port(), ui_port=None, search_attributes=SEARCH_ATTRIBUTES,
+            dynamic_config={"limit.historyCount.suggestContinueAsNew": 40},
+        )  # fmt: skip
+        await asyncio.to_thread(server.start)
+        try:
+            converter = create_data_converter(None)
+            client = await connect(server.address, namespace="default", converter=converter, lazy=False)
+            async with filming(client, database, store, tenant_id, policy=QUICK) as (courses, studio):
+                studio.standin.world.play = Play(seconds=100_000, posts=0)
+                job = await courses.start(modules=1, lessons=1, video=HEYGEN, exports=["json"])
+                film = courses.workflow(job, "/module-01/video-01")
+                (row,) = await eventually(lambda: studio.rows(job), _all_rendering, within=WITHIN)
+                first = (await film.describe()).run_id
+                await eventually(film.describe, lambda now: now.run_id != first, within=WITHIN)
+                studio.standin.world.ahead_seconds = 200_000
+                await courses.until_status(job, "succeeded", within=WITHIN)
+                rows = await studio.rows(job)
+                begun = (await film.fetch_history()).events[0].workflow_execution_started_event_attributes
+        finally:
+            await asyncio.to_thread(server.stop)
+        assert begun.continued_execution_run_id
+        assert [(one.id, one.state, one.sends) for one in rows] == [(row.id, "done", 1)]
+        assert len(studio.standin.world.renders) == 1
+        assert len(await events_of(courses, job, "lesson.filmed")) == 1
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed: no slide video can be made here")

@@ -1,0 +1,25 @@
+"""Renders keep the price they were ordered at, and since when a person is asked about them.
+
+Revision: 0013
+Follows: 0012
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.add_column("video_renders", sa.Column("usd_per_minute", sa.Numeric(14, 6), nullable=True))
+    op.add_column("video_renders", sa.Column("asked_at", postgresql.TIMESTAMP(timezone=True), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("video_renders", "asked_at")
+    op.drop_column("video_renders", "usd_per_minute")
