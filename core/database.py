@@ -9,7 +9,7 @@ leaks through the pool.
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, LiteralString, cast
 from uuid import UUID
 
 import orjson
@@ -39,7 +39,8 @@ _CALM: Final = frozenset({TransactionStatus.IDLE, TransactionStatus.INTRANS, Tra
 
 _enter_tenant = text("SELECT set_config('role', 'longhaul_app', true), set_config('app.tenant_id', :tenant, true)")
 _ENTER_TENANT_RAW: Final = "SELECT set_config('role', 'longhaul_app', true), set_config('app.tenant_id', %s, true)"
-_enter_system = text("SELECT set_config('role', 'longhaul_system', true)")
+_ENTER_SYSTEM_RAW: Final = "SELECT set_config('role', 'longhaul_system', true)"
+_enter_system = text(_ENTER_SYSTEM_RAW)
 
 
 class Database:
@@ -120,29 +121,45 @@ class Database:
         PostgreSQL: the settings end with it, and where one statement fails nothing is done. Statements must be
         constants, because they are compiled once; what one of them depends on of another, it has to ask in SQL.
         """
-        if self.engine.sync_engine.dispatch.before_cursor_execute:  # traced: the usual way is the one with spans
+        if self._is_traced():
             async with self.tenant(tenant_id) as connection:
-                results = [await connection.execute(statement, values) for statement, values in statements]
-                return [result.all() if result.returns_rows else [] for result in results]
+                return await _run_one_by_one(connection, statements)
+        return await self._run(_ENTER_TENANT_RAW, [str(tenant_id)], statements)
+
+    async def run_system(self, *statements: Statement) -> list[Sequence[AnyRow]]:
+        """As ``run``, on behalf of the platform itself."""
+        if self._is_traced():
+            async with self.system() as connection:
+                return await _run_one_by_one(connection, statements)
+        return await self._run(_ENTER_SYSTEM_RAW, [], statements)
+
+    def _is_traced(self) -> bool:
+        """Then the usual way is the one with spans."""
+        return bool(self.engine.sync_engine.dispatch.before_cursor_execute)
+
+    async def _run(
+        self, enter: LiteralString, who: Sequence[str], statements: Sequence[Statement]
+    ) -> list[Sequence[AnyRow]]:
         plain = [self._compiled(statement).bind(values) for statement, values in statements]
         try:
             async with self.engine.connect() as connection:
-                return await self._run_pipelined(connection, tenant_id, plain)
+                return await self._run_pipelined(connection, enter, who, plain)
         except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError) as fault:
             raise DatabaseUnavailable("the database cannot be reached or is overloaded") from fault
         except _READ_ONLY as fault:
             raise DatabaseUnavailable(_CANNOT_WRITE) from fault
 
     async def _run_pipelined(
-        self, connection: AsyncConnection, tenant_id: UUID, statements: Sequence[tuple[str, Mapping[str, Any]]]
-    ) -> list[Sequence[AnyRow]]:
+        self, connection: AsyncConnection, enter: LiteralString, who: Sequence[str],
+        statements: Sequence[tuple[str, Mapping[str, Any]]],
+    ) -> list[Sequence[AnyRow]]:  # fmt: skip
         driver = (await connection.get_raw_connection()).driver_connection
         assert isinstance(driver, psycopg.AsyncConnection)
         try:
             await driver.set_autocommit(True)
             cursors = []
             async with driver.pipeline():
-                await driver.execute(_ENTER_TENANT_RAW, [str(tenant_id)])
+                await driver.execute(enter, who)
                 for statement, values in statements:
                     cursor = driver.cursor(row_factory=namedtuple_row)
                     await cursor.execute(statement, values)
@@ -193,9 +210,14 @@ class _Compiled:
         return self.compiled.string, given
 
 
+async def _run_one_by_one(connection: AsyncConnection, statements: Sequence[Statement]) -> list[Sequence[AnyRow]]:
+    results = [await connection.execute(statement, values) for statement, values in statements]
+    return [result.all() if result.returns_rows else [] for result in results]
+
+
 async def enter_system(driver: psycopg.AsyncConnection[Any]) -> None:
     """Go on as the platform, until the transaction ends or takes another role."""
-    await driver.execute("SELECT set_config('role', 'longhaul_system', true)")
+    await driver.execute(_ENTER_SYSTEM_RAW)
 
 
 async def enter_tenant(driver: psycopg.AsyncConnection[Any], tenant_id: UUID) -> None:

@@ -1,6 +1,7 @@
-"""Writing down what is about to be acknowledged: batches by INSERT, their records by COPY, one transaction."""
+"""Writing down what is about to be acknowledged, in one transaction: many records by COPY, few in one round trip."""
 
 import asyncio
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from typing import Any, Final
 from uuid import UUID
 
 import psycopg
+from sqlalchemy import text
 
-from core.database import enter_system
+from core.database import Database, enter_system
 from domain.saving_pieces import Piece
 
 CHANNEL: Final = "longhaul_records"
@@ -28,6 +30,49 @@ _ADD_BATCHES: Final = """
     ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
     RETURNING id
 """
+
+# COPY cannot go out together with other statements. For a handful of records the way there and back would be most of
+# what it takes to write them down; so all of it is one statement, as idempotent as those of ``write_batches``.
+_WRITE_FEW: Final = text(
+    """
+    WITH wanted AS (
+        SELECT * FROM unnest(
+            CAST(:id AS uuid[]), CAST(:tenant_id AS uuid[]), CAST(:collection AS text[]), CAST(:shard AS smallint[]),
+            CAST(:key AS text[]), CAST(:request_hash AS bytea[]), CAST(:received AS bigint[]),
+            CAST(:rejected AS bigint[]), CAST(:refusals AS jsonb[])
+        ) AS batch (id, tenant_id, collection, shard, key, request_hash, received, rejected, refusals)
+    ), busy AS MATERIALIZED (
+        SELECT id FROM wanted
+        WHERE key IS NOT NULL AND NOT pg_try_advisory_xact_lock(hashtextextended(
+            'longhaul.records/' || tenant_id || '/' || key, 0))
+    ), added AS (
+        INSERT INTO record_batches
+            (id, tenant_id, collection, idempotency_key, request_hash, received, rejected, refusals)
+        SELECT id, tenant_id, collection, key, request_hash, received, rejected, refusals FROM wanted
+        WHERE id NOT IN (SELECT id FROM busy)
+        ORDER BY tenant_id, key
+        ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
+        RETURNING id
+    ), laid AS (
+        INSERT INTO record_inbox
+            (tenant_id, collection, shard, batch_id, first_index, records, bytes, refused, skipped, body)
+        SELECT tenant_id, collection, shard, batch_id, first_index, records, bytes, refused,
+               CAST(skipped AS integer[]), body
+        FROM unnest(
+            CAST(:batch_id AS uuid[]), CAST(:first_index AS bigint[]), CAST(:records AS integer[]),
+            CAST(:bytes AS integer[]), CAST(:refused AS boolean[]), CAST(:skipped AS text[]), CAST(:body AS text[])
+        ) WITH ORDINALITY AS piece (batch_id, first_index, records, bytes, refused, skipped, body, place)
+        JOIN added ON added.id = batch_id
+        JOIN wanted ON wanted.id = batch_id
+        ORDER BY place
+    ), told AS MATERIALIZED (
+        SELECT pg_notify('longhaul_records', collection || '/' || shard || '/' || sum(received))
+        FROM wanted JOIN added USING (id)
+        GROUP BY collection, shard
+    )
+    SELECT ARRAY(SELECT id FROM added) AS new, ARRAY(SELECT id FROM busy) AS busy, (SELECT count(*) FROM told) AS told
+    """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +118,31 @@ def escaped(text: bytes) -> bytes:
     if b"\r" in text:
         text = text.replace(b"\r", rb"\r")
     return text.replace(b"\n", rb"\n")
+
+
+_ESCAPED: Final = re.compile(rb"\\(.)")
+_PLAIN: Final = {b"\\": b"\\", b"t": b"\t", b"r": b"\r", b"n": b"\n"}
+
+
+def fields_of(row: bytes) -> list[str | None]:
+    """The columns of a row that ``inbox_row`` has made, behind those of its prefix; the inverse of it."""
+    _, _, _, _, *fields = row.removesuffix(b"\n").split(b"\t")
+    return [None if one == rb"\N" else _ESCAPED.sub(lambda found: _PLAIN[found[1]], one).decode() for one in fields]
+
+
+async def write_few(database: Database, batches: Sequence[NewBatch]) -> tuple[set[UUID], set[UUID]]:
+    """Write small batches down in a transaction of their own; the ids of those that are new, and of the busy ones.
+
+    One whose idempotency key is taken is neither: it was written before. One whose key another transaction has in hand
+    is busy.
+    """
+    pieces = [(batch.id, *fields_of(row)) for batch in batches for row in batch.rows]
+    names = ("batch_id", "first_index", "records", "bytes", "refused", "skipped", "body")
+    values: dict[str, list[Any]] = {name: [piece[place] for piece in pieces] for place, name in enumerate(names)}
+    for name in ("id", "tenant_id", "collection", "shard", "key", "request_hash", "received", "rejected", "refusals"):
+        values[name] = [getattr(batch, name) for batch in batches]
+    (((new, busy, _told),),) = await database.run_system((_WRITE_FEW, values))
+    return set(new), set(busy)
 
 
 async def lock_keys(driver: psycopg.AsyncConnection[Any], batches: Sequence[NewBatch]) -> set[UUID]:

@@ -1,7 +1,7 @@
 """Taking records in: judged as they come, written together with whatever else waits, acknowledged once committed.
 
 Nobody is made to wait for company. A writer takes everything that came while its last transaction was under way: alone
-a request is written at once, under load hundreds share one COPY and one commit. Temporal has no part in it.
+a request is written at once, under load hundreds share one commit. Temporal has no part in it.
 """
 
 import asyncio
@@ -34,13 +34,15 @@ from domain.saving import OnError, Refusal
 from domain.saving_pieces import MOST_REFUSALS, PieceMaker, Tally
 from domain.saving_records import COLLECTIONS, Collection
 from repositories.saving.batches import BatchRepository
-from repositories.saving.intake import NewBatch, lock_keys, row_prefix, shard_of, write_batches
+from repositories.saving.intake import NewBatch, lock_keys, row_prefix, shard_of, write_batches, write_few
 from services.saving.backlog import Backlog
 from services.saving.spool import Spool
 
 _log = structlog.get_logger(__name__)
 
 _MOST_HELD_BYTES: Final = 67_108_864
+_FEW_BYTES: Final = 262_144
+"""Up to how many bytes of records one round trip is faster than COPY."""
 _BULK_LANES: Final = 2
 _LONGEST_TURN_SECONDS: Final = 0.005
 _BUSY_PAUSE_SECONDS: Final = 0.05
@@ -253,6 +255,8 @@ class RecordIntake:
 
     async def _commit(self, batches: Sequence[NewBatch], *, bulk: bool) -> tuple[set[UUID], set[UUID]]:
         """The ids of the batches that are new, and of those whose key somebody else has in hand."""
+        if not bulk and sum(len(row) for batch in batches for row in batch.rows) <= _FEW_BYTES:
+            return await write_few(self._database, batches)
         async with self._database.driver() as driver:
             busy = await lock_keys(driver, batches)
             free = [batch for batch in batches if batch.id not in busy]

@@ -232,18 +232,22 @@ class TestTurns:
 
 
 class TestWriting:
+    @pytest.mark.parametrize("few", [True, False])
     async def test_one_that_cannot_be_written_harms_no_other(
-        self, database: Database, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch
+        self, database: Database, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch, *, few: bool
     ) -> None:
         """Requests that came together are written apart where the database refuses one of them."""
-        write = intake_sql.write_batches
+        name = "write_few" if few else "write_batches"
+        write = getattr(intake_sql, name)
 
-        async def refusing(driver: Any, batches: Sequence[NewBatch], *, bulk: bool) -> set[UUID]:
+        async def refusing(where: Any, batches: Sequence[NewBatch], **more: Any) -> Any:
             if any(batch.received == 2 for batch in batches):
                 raise psycopg.errors.DataError("made up")
-            return await write(driver, batches, bulk=bulk)
+            return await write(where, batches, **more)
 
-        monkeypatch.setattr("services.saving.intake.write_batches", refusing)
+        monkeypatch.setattr(f"services.saving.intake.{name}", refusing)
+        if not few:
+            monkeypatch.setattr("services.saving.intake._FEW_BYTES", -1)
         async with taking(database) as intake:
             sizes = (1, 2, 3)
             taken = await asyncio.gather(
