@@ -6,8 +6,9 @@ import os
 import sys
 from typing import Final, NoReturn
 
-_COLLECT_AFTER: Final = 100_000
-_OLDER_AFTER: Final = 50
+_COLLECT_AFTER: Final = 50_000
+_OLDER_AFTER: Final = 5
+_OLDEST_AFTER: Final = 10
 
 
 def settle() -> None:
@@ -15,10 +16,12 @@ def settle() -> None:
 
     Every workflow task and every request makes thousands of short-lived objects, nearly all freed by their counts.
     Looking for cycles after every few hundred of them, as by default, took a tenth of the processor time of a job.
+    But a workflow that leaves the cache after it slept there for long is cycles through and through (its sandbox has
+    modules of its own), and has grown old meanwhile: old objects must be looked at after some millions of new ones.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, _OLDER_AFTER, _OLDER_AFTER)
+    gc.set_threshold(_COLLECT_AFTER, _OLDER_AFTER, _OLDEST_AFTER)
 
 
 def leave(code: int) -> NoReturn:
