@@ -218,6 +218,24 @@ class TestFailure:
         assert resumed.standing is not None
         assert not resumed.standing.paused
 
+    async def test_pauses_where_runs_may_overlap(self, timetable: Timetable) -> None:
+        """Temporal watches no run of such a schedule: the row pauses, the keeper tells it, and nobody takes it back."""
+        made = await timetable.create(pause_on_failure=True, overlap="allow_all")
+        await timetable.trigger(made.row.id)
+        (job,) = await timetable.until_jobs(made.row.id, 1)
+        await timetable.life.until(job.id, "running")
+        await timetable.life.go(job.id, "fail")
+
+        async def paused() -> bool:
+            row = await timetable.row(made.row.id)
+            return row is not None and row.paused
+
+        await eventually(paused)
+        await timetable.keeper.tell_all()
+        await timetable.keeper.compare()
+        assert await paused()
+        assert (await timetable.clock.describe(made.row.id)).paused
+
     async def test_input_that_the_kind_refuses_by_now(self, timetable: Timetable) -> None:
         """There is no job, and the schedule says why."""
         made = await timetable.create()
