@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import func, update
-from temporalio.client import WorkflowExecutionStatus
+from temporalio.client import ScheduleActionStartWorkflow, WorkflowExecutionStatus
 
 from core.database import Database
 from core.temporal import connect, create_data_converter
@@ -422,6 +422,30 @@ class TestTemporalAway:
         changed = await timetable.service.change(timetable.tenant_id, made.row.id, ScheduleChange(priority=1))
         assert changed.standing is not None
         assert (changed.standing.paused, changed.standing.note) == (True, "by hand")
+
+    async def test_paused_by_an_operator_a_moment_ago(self, timetable: Timetable) -> None:
+        """Before any keeper has seen it: a change that is not about the pause leaves it, and resuming ends it."""
+        made = await timetable.create()
+        await timetable.handle(made.row.id).pause(note="by hand")
+        changed = await timetable.service.change(timetable.tenant_id, made.row.id, ScheduleChange(priority=1))
+        assert changed.standing is not None
+        assert (changed.standing.paused, changed.standing.note) == (True, "by hand")
+        described = await timetable.handle(made.row.id).describe()
+        assert isinstance(described.schedule.action, ScheduleActionStartWorkflow)
+        assert described.schedule.action.priority.priority_key == 1, "and the change has arrived"
+        resumed = await timetable.service.set_paused(timetable.tenant_id, made.row.id, paused=False, note=None)
+        assert resumed.standing is not None
+        assert not resumed.standing.paused
+
+    async def test_resumed_while_temporal_was_away(self, timetable: Timetable, away: Clock) -> None:
+        """A change that follows before Temporal was told takes nothing away from it."""
+        made = await timetable.create(paused=True)
+        service = timetable.service_with(away)
+        await service.set_paused(timetable.tenant_id, made.row.id, paused=False, note=None)
+        await service.change(timetable.tenant_id, made.row.id, ScheduleChange(priority=1))
+        await _due(timetable, made.row.id)
+        await timetable.keeper.tell_all()
+        assert not (await timetable.clock.describe(made.row.id)).paused
 
 
 async def _due(timetable: Timetable, schedule_id: UUID) -> None:
