@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import func, update
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import ScheduleActionStartWorkflow, WorkflowExecutionStatus
 
 from core.database import Database
@@ -19,6 +20,7 @@ from domain.schedules import (
     ScheduledRun,
     ScheduleRef,
     ScheduleWish,
+    StartedRun,
 )
 from repositories.tables import schedules
 from services.commands import SEARCH_ATTRIBUTES
@@ -195,6 +197,38 @@ class TestOverlap:
         assert canceled.status == "canceled"
         assert canceled.finished_at <= second.created_at
         await timetable.life.go_when_running(second.id)
+
+    async def test_canceled_while_it_starts_its_job(
+        self, timetable: Timetable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The start may have happened, so it is waited for, and its job is canceled before the run ends."""
+        begun, go_on, start = asyncio.Event(), asyncio.Event(), ScheduledJobService.start
+
+        async def slow(self: ScheduledJobService, run: ScheduledRun) -> StartedRun:
+            started = await start(self, run)
+            begun.set()
+            await go_on.wait()
+            return started
+
+        monkeypatch.setattr(ScheduledJobService, "start", slow)
+        made = await timetable.create(overlap="cancel_other")
+        await timetable.trigger(made.row.id)
+        await asyncio.wait_for(begun.wait(), 30)
+        (job,) = await timetable.jobs(made.row.id)
+        run = timetable.life.client.get_workflow_handle(job.labels["longhaul.run"])
+        await run.cancel()
+
+        async def told() -> bool:
+            """The workflow hears of it with its next task, some seconds later."""
+            kinds = [event.event_type async for event in run.fetch_history_events()]
+            asked = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+            return asked in kinds and EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED in kinds[kinds.index(asked) :]
+
+        await eventually(told)
+        go_on.set()
+        done = await eventually(run.describe, lambda seen: seen.status is not WorkflowExecutionStatus.RUNNING)
+        assert done.status is WorkflowExecutionStatus.CANCELED
+        assert (await timetable.life.row(job.id)).status == "canceled"
 
 
 class TestFailure:
