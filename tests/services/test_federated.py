@@ -31,9 +31,9 @@ from domain.errors import (
 )
 from domain.federated_protocol import EnrolmentRequest
 from domain.federated_registry import NewModel, Rollback
-from domain.jobs import JobRef
+from domain.jobs import JobAction, JobRef
 from learning.weights import encode
-from repositories.federated.rounds import RoundRepository
+from repositories.federated.rounds import ParticipantRepository, RoundRepository
 from repositories.tables import commands, fl_leases, fl_participants
 from services.demo.federated import make_samples
 from services.federated.participants import Leased, NoPlace
@@ -255,6 +255,36 @@ class TestLeases:
         waits = [one.retry_after for one in found if isinstance(one, NoPlace)]
         assert len(waits) == 5
         assert all(timedelta(seconds=1) <= wait <= timedelta(minutes=1) for wait in waits)
+
+    async def test_whoever_asks_is_there(self, cycles: Federation) -> None:
+        """However long ago it has enrolled: the pace follows from how many ask, not from how many are new."""
+        asks, _ = await cycles.devices(2)
+        async with cycles.database.tenant(cycles.tenant_id) as connection:
+            await connection.execute(sql_update(fl_participants).values(seen_at=func.now() - timedelta(days=2)))
+            assert await ParticipantRepository(connection).count() == 0
+        assert isinstance(await cycles.ask(asks), NoPlace)
+        async with cycles.database.tenant(cycles.tenant_id) as connection:
+            assert await ParticipantRepository(connection).count() == 1
+            first = (await ParticipantRepository(connection).get_one(asks.id)).seen_at
+        await cycles.ask(asks)
+        async with cycles.database.tenant(cycles.tenant_id) as connection:
+            seen_at = (await ParticipantRepository(connection).get_one(asks.id)).seen_at
+        assert seen_at == first, "once an hour is enough"
+
+    async def test_a_canceled_cycle_is_nothing_to_hurry_for(self, opened: tuple[Federation, JobRef]) -> None:
+        """While a cycle is at work there may soon be a place; the next one is not to be expected within seconds."""
+        cycles, job = opened
+        *three, fourth = await cycles.devices(4)
+        for device in three:
+            await cycles.lease(device)
+        during = await cycles.ask(fourth)
+        assert isinstance(during, NoPlace)
+        assert during.retry_after <= timedelta(seconds=3)
+        await cycles.act(job, JobAction.CANCEL)
+        await cycles.until(job, "canceled")
+        after = await cycles.ask(fourth)
+        assert isinstance(after, NoPlace)
+        assert after.retry_after >= timedelta(seconds=15)
 
     async def test_a_vanished_participant_gives_its_place_back(self, opened: tuple[Federation, JobRef]) -> None:
         """Once its lease has run out; should it come back while the round is open, it is welcome all the same."""
