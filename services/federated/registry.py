@@ -118,11 +118,16 @@ class RegistryService:
             return await RegistryRepository(connection).get_models(limit=limit)
 
     async def roll_back(self, tenant_id: UUID, name: str, wish: Rollback, *, actor: str) -> ShownModel:
-        """Make an earlier version the head again. Raises NotFound, and HeadMoved where that makes no sense."""
+        """Make an earlier version the head again.
+
+        Raises NotFound, and HeadMoved where that makes no sense or the head is not the expected one.
+        """
         async with self._database.tenant(tenant_id) as connection:
             registry = RegistryRepository(connection)
             model = await registry.lock_model(name)
             head = await registry.get_version(model.head_id)
+            if wish.expected_head not in {None, head.number}:
+                raise HeadMoved(f"version {head.number} is the head, not version {wish.expected_head}")
             target = await self._target(registry, name, head, wish)
             if target.id == head.id:
                 raise HeadMoved(f"version {target.number} is the head already")
