@@ -37,6 +37,7 @@ from repositories.federated.rounds import ParticipantRepository, RoundRepository
 from repositories.tables import commands, fl_leases, fl_participants
 from services.demo.federated import make_samples
 from services.federated.participants import Leased, NoPlace
+from services.federated.runtime import FamilyRuntime
 from services.tenants import Caller, Scope
 from tests.support.federation import Device, Federation, all_of, serving_cycles, update, weights
 from tests.support.waiting import eventually
@@ -391,6 +392,26 @@ class TestRegistry:
             await cycles.model("bad", weights_artifact_id=str(nan))
         with pytest.raises(InvalidInput):
             await cycles.model("bad", weights_artifact_id=None)
+
+    async def test_weights_of_another_family(self, cycles: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Refused where the family can be asked; participants and predictions would fail on them."""
+        toys = await cycles.upload(encode(weights(0)))
+        with pytest.raises(InvalidInput) as refused:
+            await cycles.create(name="numbers", family="digits", weights_artifact_id=toys)
+        (fault,) = refused.value.faults
+        assert fault.pointer == "/weights_artifact_id"
+        assert "hidden.weight" in fault.message
+        with pytest.raises(InvalidInput) as refused:
+            await cycles.create(name="numbers", family="nix", weights_artifact_id=toys)
+        assert refused.value.faults[0].pointer == "/family"
+        own = await cycles.upload(FamilyRuntime().initial("digits", seed=5))
+        assert (await cycles.create(name="numbers", family="digits", weights_artifact_id=own)).head is not None
+
+        def without(*_: Any, **__: Any) -> bytes:
+            raise NoRuntime("the family digits needs a library")
+
+        monkeypatch.setattr(FamilyRuntime, "initial", without)
+        assert (await cycles.create(name="unseen", family="digits", weights_artifact_id=toys)).head is not None
 
     async def test_rollback_and_back(self, cycles: Federation) -> None:
         await cycles.model()
