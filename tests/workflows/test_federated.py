@@ -176,6 +176,26 @@ class TestRounds:
                 query = select(artifacts.c.name).where(artifacts.c.job_id == job.job_id)
                 assert (await connection.execute(query)).all() == []
 
+    async def test_the_plot_shows_who_had_a_place(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID, tmp_path: Path
+    ) -> None:
+        """More were asked than the goal, and one of them never came: neither number is the goal."""
+        seen: list[RoundFigures] = []
+
+        def plot(_model: str, rounds: Sequence[RoundFigures]) -> list[Drawing]:
+            seen.extend(rounds)
+            return []
+
+        async with serving_cycles(temporal, database, store, tenant_id, tmp_path, plot=plot) as cycles:
+            await cycles.model()
+            *others, missing = await cycles.devices(4)
+            job = await cycles.start(goal=2, over_selection=1.5)
+            await cycles.lease(missing)
+            for seed, device in enumerate(others[:2]):
+                await cycles.take_part(device, seed)
+            await cycles.until(job, "succeeded")
+        assert [(one.leased, one.accepted) for one in seen] == [(3, 2)]
+
     async def test_cancel_closes_the_door(self, cycles: Federation) -> None:
         """No new places, and no updates under the old ones."""
         await cycles.model()
