@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from domain.errors import TITLES, LonghaulError, ProviderError
+
+_MOST_DOUBLINGS: Final = 20
 
 
 def may_retry(error: LonghaulError) -> bool:
@@ -50,6 +52,7 @@ def next_retry_at(error: LonghaulError | None) -> datetime | None:
         return None
     if error is not None and error.retry_after is not None:
         return datetime.now(UTC) + error.retry_after
-    delay = policy.initial_interval * policy.backoff_coefficient ** (info.attempt - 1)
+    # No pause is that long: beyond it the power would only leave what a length of time can hold.
+    delay = policy.initial_interval * policy.backoff_coefficient ** min(info.attempt - 1, _MOST_DOUBLINGS)
     longest = policy.maximum_interval or policy.initial_interval * 100
     return datetime.now(UTC) + min(delay, longest, key=timedelta.total_seconds)

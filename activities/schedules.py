@@ -1,6 +1,6 @@
 """What the run of a schedule does to the world: it starts a job, looks at it, and cancels it where it is told to."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -71,7 +71,10 @@ class ScheduleActivities:
 
     @activity.defn(name="end_scheduled_run")
     async def end_scheduled_run(self, end: EndRunInput) -> None:
-        """A schedule that is to pause on failure says so in its row as soon as Temporal does."""
+        """Pause a schedule that is to pause on failure, in its row; the keeper tells Temporal.
+
+        Where runs may overlap Temporal does not watch how they end, and pauses nothing by itself.
+        """
         if end.status is not JobStatus.FAILED:
             return
         async with self._database.tenant(end.schedule.tenant_id) as connection:
@@ -82,7 +85,7 @@ class ScheduleActivities:
                 return
             if row.pause_on_failure and not row.paused:
                 note = f"paused because job {end.job_id} failed"
-                await schedules.adopt_pause(row.id, version=row.version, paused=True, note=note)
+                await schedules.change(row.id, {"paused": True, "note": note}, lease=timedelta(0))
 
     async def _set_trouble(self, run: ScheduledRun, fault: LonghaulError) -> None:
         _log.warning("schedule.refused", schedule_id=str(run.schedule.schedule_id), code=fault.code)

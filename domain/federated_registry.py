@@ -52,6 +52,9 @@ class Rollback(Frozen):
     """Back to an earlier version; to the head's parent where none is named."""
 
     version: Annotated[int, Field(ge=1)] | None = None
+    expected_head: Annotated[int, Field(ge=1)] | None = None
+    """The version that is to be left: nothing is done where another is the head, so that a repeated request goes back
+    once."""
     reason: Annotated[Prose, Field(max_length=500)] = "asked for"
 
 

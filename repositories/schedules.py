@@ -67,7 +67,12 @@ class ScheduleRepository:
         return made
 
     async def change(self, schedule_id: UUID, values: Mapping[str, Any], *, lease: timedelta) -> AnyRow:
-        """Change a schedule, one version further. Raises NotFound."""
+        """Change a schedule, one version further. Raises NotFound.
+
+        Where ``paused`` is among the values, Temporal counts as told nothing: it is to be told the pause as well.
+        """
+        if "paused" in values:
+            values = {**values, "told_version": 0}
         statement = (
             update(schedules)
             .where(schedules.c.id == schedule_id, schedules.c.deleted_at.is_(None))

@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.federated_rounds import FINAL, OpenRound, RoundState
     from domain.jobs import JobRef
     from workflows.jobs import JobResult, JobWorkflow
-    from workflows.options import COMPUTE, RECORD, TURN
+    from workflows.options import RECORD, ROUND, TURN
 
 TASK_QUEUE: Final = "federated"
 CYCLE_WORKFLOW: Final = "FederatedCycle"
@@ -51,7 +51,7 @@ class FederatedCycleWorkflow(JobWorkflow):
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(self._job)
         await workflow.execute_activity_method(
-            FederatedActivities.report_cycle, CycleInput(job=self._job), summary="report", **COMPUTE
+            FederatedActivities.report_cycle, CycleInput(job=self._job), summary="report", **ROUND
         )
 
     async def _open(self) -> OpenRound | None:
@@ -74,16 +74,16 @@ class FederatedCycleWorkflow(JobWorkflow):
                 return
         workflow.set_current_details(f"Round {found.number} of {found.rounds}: making a model of the updates")
         made = await workflow.execute_activity_method(
-            FederatedActivities.aggregate_round, part, summary=f"{name}: aggregate", **COMPUTE
+            FederatedActivities.aggregate_round, part, summary=f"{name}: aggregate", **ROUND
         )
         if made.version_id is None:
             return
         await self.gate()
         await workflow.execute_activity_method(
-            FederatedActivities.evaluate_round, part, summary=f"{name}: evaluate", **COMPUTE
+            FederatedActivities.evaluate_round, part, summary=f"{name}: evaluate", **ROUND
         )
         await workflow.execute_activity_method(
-            FederatedActivities.publish_round, part, summary=f"{name}: publish", **COMPUTE
+            FederatedActivities.publish_round, part, summary=f"{name}: publish", **ROUND
         )
 
     async def _wait(self, found: OpenRound) -> None:

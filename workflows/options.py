@@ -51,6 +51,18 @@ COMPUTE: Final[ActivityOptions] = {
 }
 """Work on our own data: parsing, rendering, storing."""
 
+ROUND: Final[ActivityOptions] = {
+    **COMPUTE,
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30), maximum_attempts=150
+    ),
+}
+"""As COMPUTE, on what participants have sent and cannot be asked for again.
+
+More than an hour of outage is ridden out. There is an end all the same, as what is broken would never stop: then the
+job fails, and where it is retried it goes on in the middle of the round.
+"""
+
 FLUSH: Final[ActivityOptions] = {
     "start_to_close_timeout": timedelta(minutes=5),
     "heartbeat_timeout": timedelta(seconds=10),

@@ -55,12 +55,18 @@ class ScheduledRunWorkflow:
     @workflow.run
     async def run(self, run: RunInput) -> RunOutcome | None:
         """Start the job and wait for its end; fails where the job does. None where the schedule is gone."""
-        waiting = run.waiting
-        started = StartedRun(job_id=waiting.job_id, kind=waiting.kind) if waiting else await self._start()
+        waiting, canceled = run.waiting, False
+        if waiting is None:
+            started, canceled = await self._start_undisturbed()
+        else:
+            started = StartedRun(job_id=waiting.job_id, kind=waiting.kind)
         if started.job_id is None:
             return None
         workflow.set_current_details(f"Job `{started.kind}/{started.job_id}`")
         look = LookAtJobInput(tenant_id=self._schedule.tenant_id, job_id=started.job_id)
+        if canceled:
+            await self._cancel(look, started)
+            raise asyncio.CancelledError
         try:
             outcome = await self._until_done(look, started)
         except asyncio.CancelledError:
@@ -72,6 +78,18 @@ class ScheduledRunWorkflow:
             code = outcome.error_code or "E.INTERNAL"
             raise ApplicationError(f"job {started.job_id} failed with {code}", type=code, non_retryable=True)
         return outcome
+
+    async def _start_undisturbed(self) -> tuple[StartedRun, bool]:
+        """The job of this run, and whether the run was canceled while it started.
+
+        A start that was given up may have happened all the same, and nobody would know which job to cancel. A run is
+        canceled once at most, so that the second wait needs no shield.
+        """
+        starting = asyncio.ensure_future(self._start())
+        try:
+            return await asyncio.shield(starting), False
+        except asyncio.CancelledError:
+            return await starting, True
 
     async def _start(self) -> StartedRun:
         info = workflow.info()

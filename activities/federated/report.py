@@ -16,7 +16,8 @@ class RoundFigures(Frozen):
     """What a plot shows of one round."""
 
     number: int
-    goal: int
+    leased: int
+    """How many participants were given a place."""
     accepted: int
     state: str
     metrics: dict[str, float]
@@ -50,7 +51,11 @@ class CycleReport:
         """The plots, stored but not yet named in the database."""
         figures = [
             RoundFigures(
-                number=row.number, goal=row.goal, accepted=row.accepted, state=row.state, metrics=row.metrics or {}
+                number=row.number,
+                leased=row.handed_out,
+                accepted=row.accepted,
+                state=row.state,
+                metrics=row.metrics or {},
             )
             for row in rows
         ]

@@ -173,7 +173,10 @@ async def get_model(call: Reader, name: ModelPath) -> Response:
 
 @router.post("/models/{name}/rollback", response_model=ModelDocument, responses=problems(404, 409))
 async def roll_back_model(call: Writer, name: ModelPath, body: Rollback | None = None) -> Response:
-    """Make an earlier version the head again: the parent, or the one that is named."""
+    """Make an earlier version the head again: the parent, or the one that is named.
+
+    Name the head that you mean in expected_head: repeated after a lost answer, the request then changes nothing more.
+    """
     shown = await call.services.federated.registry.roll_back(
         call.tenant_id, name, body or Rollback(), actor=_actor(call)
     )

@@ -4,8 +4,10 @@ Samples are read from a local file and go into training; nothing but weights, th
 """
 
 import json
+import random
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,13 +15,14 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 import structlog
 from pydantic import ValidationError
 
 from domain.federated_protocol import DURATION_SECONDS, EXAMPLES, LOSS, Enrolment, EnrolmentRequest, Lease, LeaseRequest
 from learning.families import get_family
-from learning.family import BadSample, Sample, Trained
+from learning.family import BadSample, Family, Sample, Trained
 from learning.participant.metrics import ParticipantMetrics
 from learning.participant.outbox import Outbox, Parcel, write_durably
 from learning.participant.patience import BackOff, Breaker
@@ -28,6 +31,8 @@ from learning.weights import Weights, WeightsRefused, decode, encode
 
 _KEY_INVALID: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _LONGEST_LINE_BYTES: Final = 1_048_576
+_SHORTEST_PAUSE_SECONDS: Final = 60.0
+_LONGEST_PAUSE_SECONDS: Final = 3_600.0
 _log = structlog.get_logger("participant")
 
 
@@ -46,6 +51,14 @@ class ParticipantOptions:
 
 class LeaseLost(Exception):
     """The round ended, or the lease was taken away, while training went on."""
+
+
+class WeightsGone(Exception):
+    """The server does not have the weights of its own round, and would offer the same round again."""
+
+
+class TrainingFailed(Exception):
+    """The family raised something that it does not promise; the text says what and where, and quotes no sample."""
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -94,6 +107,8 @@ class Participant:
         self._identity = options.folder / "identity.json"
         self._key = self._known_key()
         self._lease: Lease | None = None
+        self._refused: UUID | None = None
+        """The lease whose update was refused for good, latest."""
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -149,20 +164,24 @@ class Participant:
         """Hand in what waits, then take part in one round; whether there was one that counted.
 
         Raises:
-            NothingToDo: there is no round to take part in.
+            NothingToDo: there is no round to take part in, or none in which this participant could do any good now.
             TryLater: the server could not be reached, or not now; nothing is lost.
             Refused: the key is not valid.
         """
         self._flush()
         lease = self._current_lease()
+        if lease.id == self._refused:
+            # Its place is still ours, but the same weights, samples and plan would make the same update.
+            self._lease = None
+            raise _pause((lease.deadline - datetime.now(UTC)).total_seconds())
         try:
             weights = self._train(lease)
-        except (LeaseLost, BadSample, WeightsRefused) as fault:
+        except (LeaseLost, WeightsGone, BadSample, TrainingFailed, WeightsRefused) as fault:
             self._lease = None
             _log.warning("training.failed", lease_id=str(lease.id), detail=f"{type(fault).__name__}: {fault}")
             if isinstance(fault, LeaseLost):
                 return False
-            raise NothingToDo(60.0) from fault
+            raise _pause(_SHORTEST_PAUSE_SECONDS) from fault
         self._outbox.put(lease.id, lease.token, weights)
         self._lease = None
         self._flush()
@@ -177,13 +196,17 @@ class Participant:
     # --- training -------------------------------------------------------------------------------------
 
     def _train(self, lease: Lease) -> bytes:
-        """The update for ``lease``, encoded. Raises :class:`LeaseLost`, and what the family raises."""
+        """The update for ``lease``, encoded.
+
+        Raises LeaseLost, WeightsGone, BadSample, TrainingFailed, WeightsRefused, and NoRuntime or UnknownFamily for
+        a family that is not here.
+        """
         parent = decode(self._fetch(lease))
         self._forget_other_weights(lease)
         samples = read_samples(self._options.data)
         began = time.monotonic()
         with self._heartbeats(lease) as lost:
-            trained = get_family(lease.family).train(parent, samples, lease.plan)
+            trained = _trained(get_family(lease.family), parent, samples, lease)
         seconds = time.monotonic() - began
         self._metrics.training.labels(lease.family).observe(seconds)
         _log.info(
@@ -204,7 +227,7 @@ class Participant:
         except Refused as refusal:
             if refusal.status in _KEY_INVALID:
                 raise
-            raise LeaseLost(f"its weights are not to be had ({refusal.status})") from refusal
+            raise WeightsGone(f"its weights are not to be had ({refusal.status})") from refusal
 
     def _forget_other_weights(self, lease: Lease) -> None:
         for path in self._fetched.iterdir():
@@ -265,12 +288,33 @@ class Participant:
             self._metrics.uploads.labels("refused").inc()
             if refusal.status in _KEY_INVALID:
                 raise
+            self._refused = parcel.lease_id
             _log.warning("update.refused", lease_id=str(parcel.lease_id), status=refusal.status, detail=str(refusal))
         else:
             self._breaker.succeeded()
             self._metrics.uploads.labels("accepted").inc()
             _log.info("update.accepted", lease_id=str(parcel.lease_id), status=receipt.status)
         self._outbox.remove(parcel)
+
+
+def _pause(seconds: float) -> NothingToDo:
+    """Ask again after so long: a minute at least, an hour at most, and up to a half more.
+
+    So that devices that met the same fault do not all come back at the same moment.
+    """
+    bounded = min(max(seconds, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+    return NothingToDo(bounded * random.SystemRandom().uniform(1.0, 1.5))
+
+
+def _trained(family: Family, parent: Weights, samples: list[Sample], lease: Lease) -> Trained:
+    """What training gives. Raises :class:`BadSample`, and :class:`TrainingFailed` for whatever else goes wrong."""
+    try:
+        return family.train(parent, samples, lease.plan)
+    except BadSample:
+        raise
+    except Exception as fault:  # a family may raise anything, and its text may quote a sample
+        last = traceback.extract_tb(fault.__traceback__)[-1]
+        raise TrainingFailed(f"{type(fault).__name__} at {Path(last.filename).name}:{last.lineno}") from fault
 
 
 def _encode(trained: Trained, seconds: float) -> bytes:

@@ -88,8 +88,9 @@ class RegistryRepository:
         return (await self._connection.execute(query)).one_or_none() is not None
 
     async def is_any_claimed(self) -> bool:
-        """Whether a cycle is at work on some model, or ended without saying so."""
-        query = select(fl_models.c.name).where(fl_models.c.cycle_job_id.is_not(None)).limit(1)
+        """Whether a cycle, one that has not ended, is at work on some model."""
+        claimed = select(fl_models.c.name).join(jobs, jobs.c.id == fl_models.c.cycle_job_id)
+        query = claimed.where(jobs.c.status.not_in(sorted(TERMINAL))).limit(1)
         return (await self._connection.execute(query)).one_or_none() is not None
 
     # --- changes ------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class ParticipantRepository:
         return (await self._connection.execute(query)).one_or_none()
 
     async def renew(self, participant_id: UUID, **values: Any) -> None:
-        """Change what is known about a participant."""
+        """Change what is known about a participant, and that it was seen now."""
         await self._connection.execute(
             update(fl_participants).where(fl_participants.c.id == participant_id).values(**values, seen_at=func.now())
         )

@@ -25,6 +25,8 @@ from repositories.rows import AnyRow
 from services.tenants import Caller, Scope, TenantService
 
 _MODEL_TAG: Final = "model:"
+_SEEN_EVERY: Final = timedelta(hours=1)
+"""How often it is written down that a participant is there; how many there are counts those of a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class ParticipantService:
         """A place in an open round; the one it has already where it asks again. Raises NotFound and InvalidInput."""
         async with self._database.tenant(caller.tenant_id) as connection:
             participant = await self._participant(connection, caller, wish.participant_id)
+            if participant.seen_at < datetime.now(UTC) - _SEEN_EVERY:
+                await ParticipantRepository(connection).renew(participant.id)
             rounds = RoundRepository(connection)
             found = [one for one in await rounds.find_open(participant, wish.model) if _is_for(participant, one)]
             for candidate in found:

@@ -11,7 +11,7 @@ from core.database import Database
 from core.federated_metrics import IngestMetrics
 from core.store import ArtifactStore
 from domain.artifacts import store_key
-from domain.errors import FieldFault, HeadMoved, InvalidInput, ModelExists, NotFound
+from domain.errors import FieldFault, HeadMoved, InvalidInput, ModelExists, NoRuntime, NotFound
 from domain.federated_registry import (
     CUSTOM,
     Action,
@@ -20,7 +20,7 @@ from domain.federated_registry import (
     Rollback,
     VersionStatus,
 )
-from learning.weights import WeightsRefused, check, read_header
+from learning.weights import Schema, WeightsRefused, check, check_schema, read_header
 from repositories.artifacts import ArtifactRepository
 from repositories.federated.registry import RegistryRepository
 from repositories.rows import AnyRow
@@ -68,12 +68,14 @@ class RegistryService:
     async def create(self, tenant_id: UUID, wish: NewModel, *, actor: str) -> ShownModel:
         """A model whose first version is its head.
 
-        Raises ModelExists, InvalidInput for weights that are none, and NoRuntime for a family that is not served here.
+        Raises ModelExists, InvalidInput for weights that are none or are not those of the family, and NoRuntime for a
+        family that is not served here.
         """
         file = await self._first_weights(tenant_id, wish)
         try:
             await asyncio.to_thread(check, file)
             header = await asyncio.to_thread(read_header, file)
+            await self._check_family(wish, header)
         except WeightsRefused as fault:
             pointer = FieldFault("/weights_artifact_id", fault.detail)
             raise InvalidInput("the weights cannot be used", faults=[pointer]) from fault
@@ -118,11 +120,16 @@ class RegistryService:
             return await RegistryRepository(connection).get_models(limit=limit)
 
     async def roll_back(self, tenant_id: UUID, name: str, wish: Rollback, *, actor: str) -> ShownModel:
-        """Make an earlier version the head again. Raises NotFound, and HeadMoved where that makes no sense."""
+        """Make an earlier version the head again.
+
+        Raises NotFound, and HeadMoved where that makes no sense or the head is not the expected one.
+        """
         async with self._database.tenant(tenant_id) as connection:
             registry = RegistryRepository(connection)
             model = await registry.lock_model(name)
             head = await registry.get_version(model.head_id)
+            if wish.expected_head not in {None, head.number}:
+                raise HeadMoved(f"version {head.number} is the head, not version {wish.expected_head}")
             target = await self._target(registry, name, head, wish)
             if target.id == head.id:
                 raise HeadMoved(f"version {target.number} is the head already")
@@ -172,6 +179,16 @@ class RegistryService:
             made = await asyncio.to_thread(self._runtime.initial, wish.family, seed=wish.seed)
             sha256 = await self._store.put(tenant_id, made)
         return await self._store.fetch(store_key(tenant_id, sha256), self._folder / "blobs")
+
+    async def _check_family(self, wish: NewModel, header: Schema) -> None:
+        """Pass for the tensors of the family. Raises WeightsRefused, and InvalidInput for an unknown family."""
+        if wish.family == CUSTOM or wish.weights_artifact_id is None:
+            return
+        try:
+            own = await asyncio.to_thread(self._runtime.initial, wish.family, seed=0)
+        except NoRuntime:
+            return  # nobody can tell here; whoever trains or predicts with them will
+        check_schema(header, read_header(own))
 
     async def _holdout(self, tenant_id: UUID, wish: NewModel, weights: Path) -> str | None:
         """The digest of the held-out samples, once the family has been judged by them."""

@@ -93,7 +93,7 @@ def create_plotter() -> Plotter:
 
     def plot(model: str, rounds: Sequence[RoundFigures]) -> Sequence[Drawing]:
         figures = [
-            Figures(number=one.number, accuracy=_accuracy(one), selected=one.goal, accepted=one.accepted)
+            Figures(number=one.number, accuracy=_accuracy(one), selected=one.leased, accepted=one.accepted)
             for one in rounds
         ]
         title = f"{model}: accuracy and participation"

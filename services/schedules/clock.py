@@ -80,7 +80,11 @@ class Clock:
         self._timeout = timeout
 
     async def tell(self, row: AnyRow) -> None:
-        """Make the schedule in Temporal what the row says, whatever it was before."""
+        """Make the schedule in Temporal what the row says.
+
+        Whether it is paused is said only where Temporal counts as told nothing (``told_version`` is zero): otherwise
+        nothing of ours is about the pause, and what an operator did in Temporal's UI a moment ago stays.
+        """
         async with self._bounded():
             if row.deleted_at is not None:
                 await self._delete(row.id)
@@ -94,7 +98,7 @@ class Clock:
                     rpc_timeout=self._timeout,
                 )
             except ScheduleAlreadyRunningError:
-                await self._update(row.id, wanted)
+                await self._update(row, wanted)
 
     async def describe(self, schedule_id: UUID) -> Standing:
         """How the schedule stands. Raises NotFound where Temporal has none."""
@@ -130,11 +134,13 @@ class Clock:
                     listed[schedule_id] = entry.schedule.state.paused
             return listed
 
-    async def _update(self, schedule_id: UUID, wanted: Schedule) -> None:
-        def replace(_before: ScheduleUpdateInput) -> ScheduleUpdate:
+    async def _update(self, row: AnyRow, wanted: Schedule) -> None:
+        def replace(before: ScheduleUpdateInput) -> ScheduleUpdate:
+            if row.told_version > 0:
+                wanted.state = before.description.schedule.state
             return ScheduleUpdate(schedule=wanted)
 
-        await self._client.get_schedule_handle(temporal_id(schedule_id)).update(replace, rpc_timeout=self._timeout)
+        await self._client.get_schedule_handle(temporal_id(row.id)).update(replace, rpc_timeout=self._timeout)
 
     async def _delete(self, schedule_id: UUID) -> None:
         try:

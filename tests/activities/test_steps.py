@@ -28,7 +28,7 @@ from tests.support.job_rows import (
     result_parts,
     step_rows,
 )
-from workflows.options import MODEL_CALL
+from workflows.options import MODEL_CALL, TURN
 
 STEPS: Final = (StepPlan(name="sources", title="Sources", weight=0.25), StepPlan(name="module-1", title="M", total=3))
 DIGEST: Final = input_hash("anything")
@@ -296,6 +296,17 @@ class TestTrouble:
             await run(keeper, job, failing(slow_down()), attempt=attempt)
         assert not caught.value.non_retryable
         await self.expect_retry(database, job, attempt=attempt, seconds=seconds)
+
+    @pytest.mark.parametrize("attempt", [60, 2_000])
+    async def test_a_long_outage_keeps_its_name(
+        self, keeper: StepKeeper, job: JobRef, database: Database, attempt: int
+    ) -> None:
+        """However often it was tried, what fails is the step and not the sum of its pauses."""
+        policy = TURN["retry_policy"]
+        with pytest.raises(ApplicationError) as caught:
+            await run(keeper, job, failing(slow_down()), attempt=attempt, policy=policy)
+        assert caught.value.type == "E.OPENAI.RATE_LIMITED"
+        await self.expect_retry(database, job, attempt=attempt, seconds=30)
 
     async def test_a_provider_that_names_a_time_is_heard(
         self, keeper: StepKeeper, job: JobRef, database: Database

@@ -11,6 +11,7 @@ from api.app import create_app
 from core.database import Database
 from core.ids import new_id
 from learning.weights import encode
+from repositories.federated.registry import RegistryRepository
 from tests.api.conftest import MakeFront, MakeSettings, running
 from tests.api.support import Front, pointers, problem_of
 from tests.support.federation import update, weights
@@ -40,6 +41,19 @@ async def enrol(front: Front, make_front: MakeFront, app: FastAPI, **wish: Any) 
     return httpx.AsyncClient(transport=transport, base_url="http://longhaul/api/v1", headers=headers)
 
 
+async def add_versions(database: Database, front: Front, count: int) -> None:
+    """Further heads, each the child of the one before."""
+    async with database.tenant(front.tenant_id) as connection:
+        registry = RegistryRepository(connection)
+        head = (await registry.get_model("toy")).head_id
+        for number in range(count):
+            child = await registry.add_version(
+                front.tenant_id, "toy", parent_id=head, sha256=f"{number:064}", bytes=1, status="published"
+            )
+            await registry.swap_head("toy", expected=head, head=child)
+            head = child
+
+
 async def open_round(database: Database, front: Front, *, goal: int = 2) -> str:
     """A cycle with an open round, as its workflow would have opened it."""
     return str(await add_open_round(database, front.tenant_id, model="toy", goal=goal))
@@ -65,6 +79,20 @@ class TestModels:
         problem_of(await other.http.get("/federated/models/toy"), 404)
         problem_of(await other.http.post("/federated/models/toy/rollback"), 404)
         problem_of(await front.http.post("/federated/models/toy/rollback"), 409, "E.FEDERATED.HEAD")
+
+    async def test_a_repeated_rollback_goes_back_once(self, front: Front, database: Database) -> None:
+        """Where the request says which head it means: its answer may have been lost on the way."""
+        await make_model(front)
+        await add_versions(database, front, 2)
+        where, wish = "/federated/models/toy/rollback", {"expected_head": 3}
+        first = await front.http.post(where, json=wish)
+        assert (first.status_code, first.json()["head"]["version"]) == (200, 2)
+        problem_of(await front.http.post(where, json=wish), 409, "E.FEDERATED.HEAD")
+        shown = (await front.http.get("/federated/models/toy")).json()
+        assert shown["head"]["version"] == 2
+        assert [one["action"] for one in shown["decisions"]] == ["rolled_back", "created"]
+        unguarded = await front.http.post(where)
+        assert unguarded.json()["head"]["version"] == 1
 
     async def test_predict(self, front: Front) -> None:
         """With a family that runs everywhere; a family that nobody here knows has no runtime."""

@@ -26,7 +26,11 @@ def programs() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_device_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("refused", "uploads", "accepted"), [([], 2, 2), ([422], 1, 0)])
+def test_the_device_takes_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: list[int], uploads: int, accepted: int
+) -> None:
+    """Until there is nothing to do; what is refused for good makes it wait."""
     samples, _ = load_samples()
     monkeypatch.chdir(tmp_path)
     Path("samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples[:30]))
@@ -39,11 +43,12 @@ def test_the_device_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(program.splitlines()) <= 30
     namespace: dict[str, Any] = {}
     with federated_server(StandIn(encode(get_family("digits").init_weights(0)), rounds=2)) as standin:
+        standin.fail("upload", *refused)
         here = program.replace("https://longhaul.example", standin.url).replace("KEY", TENANT_KEY)
         with pytest.raises(Asleep):
             exec(here, namespace)  # noqa: S102 - our own document
         namespace["http"].close()
-    assert len(standin.updates) == 2
+    assert (standin.count("upload"), len(standin.updates)) == (uploads, accepted)
     assert all(check(update, parent=standin.base).norm > 0.1 for update in standin.updates.values())
 
 

@@ -173,6 +173,17 @@ class TestOneRound:
             rig.participant.step()
         assert "BadSample" in capsys.readouterr().out
 
+    def test_training_that_breaks_ends_no_process_and_tells_where(
+        self, rig: Rig, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Weights that are not those of the family: a fault of the model's, which another version may not have."""
+        rig.standin.base = encode({"other": get_family("digits").init_weights(0)["hidden.bias"]})
+        with pytest.raises(NothingToDo) as pause:
+            rig.participant.step()
+        assert 60 <= pause.value.after_seconds <= 90
+        told = capsys.readouterr().out
+        assert "TrainingFailed: KeyError at family.py:" in told
+
     def test_the_number_of_a_bad_line_is_told(self, tmp_path: Path) -> None:
         path = tmp_path / "samples.jsonl"
         path.write_text('{"a": 1}\n\n{"secret": 7\n')
@@ -182,9 +193,12 @@ class TestOneRound:
 
 class TestDownload:
     def test_weights_that_are_gone_cost_the_lease_and_no_more(self, rig: Rig) -> None:
+        """And a pause: the server would offer the same lease again at once."""
         rig.standin.fail("blob", 404)
         rig.standin.rounds = 2
-        assert not rig.participant.step()
+        with pytest.raises(NothingToDo) as pause:
+            rig.participant.step()
+        assert 60 <= pause.value.after_seconds <= 90
         assert rig.participant.step()
 
     def test_one_that_breaks_off_is_resumed_where_it_was(self, rig: Rig) -> None:
@@ -250,6 +264,19 @@ class TestHandingIn:
         assert rig.outbox.pending() == []
         assert rig.uploads("refused") == 1
         assert rig.breaker.state is BreakerState.CLOSED
+
+    def test_a_place_whose_update_was_refused_is_left_until_its_deadline(self, rig: Rig) -> None:
+        """The same samples would make the same update; another place is another chance."""
+        rig.standin.rounds = 3
+        rig.standin.place = _uuid(7)
+        rig.standin.fail("upload", 422)
+        assert rig.participant.step()
+        with pytest.raises(NothingToDo) as pause:
+            rig.participant.step()
+        assert 240 < pause.value.after_seconds <= 450, "the stand-in gives five minutes"
+        rig.standin.place = _uuid(8)
+        assert rig.participant.step()
+        assert list(rig.standin.updates) == [_uuid(8)]
 
     def test_a_revoked_key_keeps_the_update(self, rig: Rig) -> None:
         rig.standin.fail("upload", 401)
@@ -341,6 +368,27 @@ class TestRun:
         thread.join(10)
         assert not thread.is_alive()
         assert len(rig.standin.updates) == 3, "no lease was wasted"
+
+    @pytest.mark.parametrize(("call", "status"), [("upload", 422), ("upload", 413), ("blob", 404)])
+    def test_what_is_refused_for_good_is_no_reason_to_hurry(self, call: str, status: int, rig: Rig) -> None:
+        """The server keeps offering the same place; it is neither trained for nor sent to again."""
+        rig.standin.rounds = 1_000
+        rig.standin.place = _uuid(7)
+        rig.standin.fail(call, *[status] * 1_000)
+        pauses: list[float] = []
+
+        class Stop(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                pauses.append(timeout or 0.0)
+                self.set()
+                return True
+
+        rig.stop = Stop()
+        participant = rig.born()
+        participant.enrol(None)
+        participant.run(None)
+        assert rig.standin.count(call) == 1
+        assert [pause >= 60 for pause in pauses] == [True]
 
     def test_stopped_before_it_began_it_still_hands_in_what_waits(self, rig: Rig) -> None:
         rig.outbox.put(_uuid(1), "lease-token", rig.standin.base)

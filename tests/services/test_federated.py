@@ -31,12 +31,13 @@ from domain.errors import (
 )
 from domain.federated_protocol import EnrolmentRequest
 from domain.federated_registry import NewModel, Rollback
-from domain.jobs import JobRef
+from domain.jobs import JobAction, JobRef
 from learning.weights import encode
-from repositories.federated.rounds import RoundRepository
+from repositories.federated.rounds import ParticipantRepository, RoundRepository
 from repositories.tables import commands, fl_leases, fl_participants
 from services.demo.federated import make_samples
 from services.federated.participants import Leased, NoPlace
+from services.federated.runtime import FamilyRuntime
 from services.tenants import Caller, Scope
 from tests.support.federation import Device, Federation, all_of, serving_cycles, update, weights
 from tests.support.waiting import eventually
@@ -256,6 +257,36 @@ class TestLeases:
         assert len(waits) == 5
         assert all(timedelta(seconds=1) <= wait <= timedelta(minutes=1) for wait in waits)
 
+    async def test_whoever_asks_is_there(self, cycles: Federation) -> None:
+        """However long ago it has enrolled: the pace follows from how many ask, not from how many are new."""
+        asks, _ = await cycles.devices(2)
+        async with cycles.database.tenant(cycles.tenant_id) as connection:
+            await connection.execute(sql_update(fl_participants).values(seen_at=func.now() - timedelta(days=2)))
+            assert await ParticipantRepository(connection).count() == 0
+        assert isinstance(await cycles.ask(asks), NoPlace)
+        async with cycles.database.tenant(cycles.tenant_id) as connection:
+            assert await ParticipantRepository(connection).count() == 1
+            first = (await ParticipantRepository(connection).get_one(asks.id)).seen_at
+        await cycles.ask(asks)
+        async with cycles.database.tenant(cycles.tenant_id) as connection:
+            seen_at = (await ParticipantRepository(connection).get_one(asks.id)).seen_at
+        assert seen_at == first, "once an hour is enough"
+
+    async def test_a_canceled_cycle_is_nothing_to_hurry_for(self, opened: tuple[Federation, JobRef]) -> None:
+        """While a cycle is at work there may soon be a place; the next one is not to be expected within seconds."""
+        cycles, job = opened
+        *three, fourth = await cycles.devices(4)
+        for device in three:
+            await cycles.lease(device)
+        during = await cycles.ask(fourth)
+        assert isinstance(during, NoPlace)
+        assert during.retry_after <= timedelta(seconds=3)
+        await cycles.act(job, JobAction.CANCEL)
+        await cycles.until(job, "canceled")
+        after = await cycles.ask(fourth)
+        assert isinstance(after, NoPlace)
+        assert after.retry_after >= timedelta(seconds=15)
+
     async def test_a_vanished_participant_gives_its_place_back(self, opened: tuple[Federation, JobRef]) -> None:
         """Once its lease has run out; should it come back while the round is open, it is welcome all the same."""
         cycles, job = opened
@@ -361,6 +392,26 @@ class TestRegistry:
             await cycles.model("bad", weights_artifact_id=str(nan))
         with pytest.raises(InvalidInput):
             await cycles.model("bad", weights_artifact_id=None)
+
+    async def test_weights_of_another_family(self, cycles: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Refused where the family can be asked; participants and predictions would fail on them."""
+        toys = await cycles.upload(encode(weights(0)))
+        with pytest.raises(InvalidInput) as refused:
+            await cycles.create(name="numbers", family="digits", weights_artifact_id=toys)
+        (fault,) = refused.value.faults
+        assert fault.pointer == "/weights_artifact_id"
+        assert "hidden.weight" in fault.message
+        with pytest.raises(InvalidInput) as refused:
+            await cycles.create(name="numbers", family="nix", weights_artifact_id=toys)
+        assert refused.value.faults[0].pointer == "/family"
+        own = await cycles.upload(FamilyRuntime().initial("digits", seed=5))
+        assert (await cycles.create(name="numbers", family="digits", weights_artifact_id=own)).head is not None
+
+        def without(*_: Any, **__: Any) -> bytes:
+            raise NoRuntime("the family digits needs a library")
+
+        monkeypatch.setattr(FamilyRuntime, "initial", without)
+        assert (await cycles.create(name="unseen", family="digits", weights_artifact_id=toys)).head is not None
 
     async def test_rollback_and_back(self, cycles: Federation) -> None:
         await cycles.model()

@@ -10,9 +10,9 @@ from services.demo.federated import make_samples
 from services.federated.runtime import FamilyRuntime, create_plotter, read_samples
 
 
-def figures(number: int, **metrics: float) -> RoundFigures:
+def figures(number: int, leased: int = 10, **metrics: float) -> RoundFigures:
     state = "published" if metrics else "abandoned"
-    return RoundFigures(number=number, goal=10, accepted=8, state=state, metrics=metrics)
+    return RoundFigures(number=number, leased=leased, accepted=8, state=state, metrics=metrics)
 
 
 class TestPlot:
@@ -23,6 +23,11 @@ class TestPlot:
         assert (png.name, png.media_type, png.body[:4]) == ("rounds.png", "image/png", b"\x89PNG")
         assert (svg.name, svg.media_type) == ("rounds.svg", "image/svg+xml")
         assert b"<svg" in svg.body
+
+    def test_more_places_are_a_longer_bar(self) -> None:
+        pytest.importorskip("matplotlib")
+        few, many = (create_plotter()("toy", [figures(1, leased=leased, accuracy=0.5)])[1] for leased in (9, 13))
+        assert few.body != many.body
 
     def test_nothing_without_matplotlib(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "learning.plots", None)

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import func, update
-from temporalio.client import WorkflowExecutionStatus
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import ScheduleActionStartWorkflow, WorkflowExecutionStatus
 
 from core.database import Database
 from core.temporal import connect, create_data_converter
@@ -19,6 +20,7 @@ from domain.schedules import (
     ScheduledRun,
     ScheduleRef,
     ScheduleWish,
+    StartedRun,
 )
 from repositories.tables import schedules
 from services.commands import SEARCH_ATTRIBUTES
@@ -196,6 +198,38 @@ class TestOverlap:
         assert canceled.finished_at <= second.created_at
         await timetable.life.go_when_running(second.id)
 
+    async def test_canceled_while_it_starts_its_job(
+        self, timetable: Timetable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The start may have happened, so it is waited for, and its job is canceled before the run ends."""
+        begun, go_on, start = asyncio.Event(), asyncio.Event(), ScheduledJobService.start
+
+        async def slow(self: ScheduledJobService, run: ScheduledRun) -> StartedRun:
+            started = await start(self, run)
+            begun.set()
+            await go_on.wait()
+            return started
+
+        monkeypatch.setattr(ScheduledJobService, "start", slow)
+        made = await timetable.create(overlap="cancel_other")
+        await timetable.trigger(made.row.id)
+        await asyncio.wait_for(begun.wait(), 30)
+        (job,) = await timetable.jobs(made.row.id)
+        run = timetable.life.client.get_workflow_handle(job.labels["longhaul.run"])
+        await run.cancel()
+
+        async def told() -> bool:
+            """The workflow hears of it with its next task, some seconds later."""
+            kinds = [event.event_type async for event in run.fetch_history_events()]
+            asked = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+            return asked in kinds and EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED in kinds[kinds.index(asked) :]
+
+        await eventually(told)
+        go_on.set()
+        done = await eventually(run.describe, lambda seen: seen.status is not WorkflowExecutionStatus.RUNNING)
+        assert done.status is WorkflowExecutionStatus.CANCELED
+        assert (await timetable.life.row(job.id)).status == "canceled"
+
 
 class TestFailure:
     async def test_pauses_where_it_was_told_to(self, timetable: Timetable) -> None:
@@ -217,6 +251,24 @@ class TestFailure:
         resumed = await timetable.service.set_paused(timetable.tenant_id, made.row.id, paused=False, note=None)
         assert resumed.standing is not None
         assert not resumed.standing.paused
+
+    async def test_pauses_where_runs_may_overlap(self, timetable: Timetable) -> None:
+        """Temporal watches no run of such a schedule: the row pauses, the keeper tells it, and nobody takes it back."""
+        made = await timetable.create(pause_on_failure=True, overlap="allow_all")
+        await timetable.trigger(made.row.id)
+        (job,) = await timetable.until_jobs(made.row.id, 1)
+        await timetable.life.until(job.id, "running")
+        await timetable.life.go(job.id, "fail")
+
+        async def paused() -> bool:
+            row = await timetable.row(made.row.id)
+            return row is not None and row.paused
+
+        await eventually(paused)
+        await timetable.keeper.tell_all()
+        await timetable.keeper.compare()
+        assert await paused()
+        assert (await timetable.clock.describe(made.row.id)).paused
 
     async def test_input_that_the_kind_refuses_by_now(self, timetable: Timetable) -> None:
         """There is no job, and the schedule says why."""
@@ -404,6 +456,30 @@ class TestTemporalAway:
         changed = await timetable.service.change(timetable.tenant_id, made.row.id, ScheduleChange(priority=1))
         assert changed.standing is not None
         assert (changed.standing.paused, changed.standing.note) == (True, "by hand")
+
+    async def test_paused_by_an_operator_a_moment_ago(self, timetable: Timetable) -> None:
+        """Before any keeper has seen it: a change that is not about the pause leaves it, and resuming ends it."""
+        made = await timetable.create()
+        await timetable.handle(made.row.id).pause(note="by hand")
+        changed = await timetable.service.change(timetable.tenant_id, made.row.id, ScheduleChange(priority=1))
+        assert changed.standing is not None
+        assert (changed.standing.paused, changed.standing.note) == (True, "by hand")
+        described = await timetable.handle(made.row.id).describe()
+        assert isinstance(described.schedule.action, ScheduleActionStartWorkflow)
+        assert described.schedule.action.priority.priority_key == 1, "and the change has arrived"
+        resumed = await timetable.service.set_paused(timetable.tenant_id, made.row.id, paused=False, note=None)
+        assert resumed.standing is not None
+        assert not resumed.standing.paused
+
+    async def test_resumed_while_temporal_was_away(self, timetable: Timetable, away: Clock) -> None:
+        """A change that follows before Temporal was told takes nothing away from it."""
+        made = await timetable.create(paused=True)
+        service = timetable.service_with(away)
+        await service.set_paused(timetable.tenant_id, made.row.id, paused=False, note=None)
+        await service.change(timetable.tenant_id, made.row.id, ScheduleChange(priority=1))
+        await _due(timetable, made.row.id)
+        await timetable.keeper.tell_all()
+        assert not (await timetable.clock.describe(made.row.id)).paused
 
 
 async def _due(timetable: Timetable, schedule_id: UUID) -> None:

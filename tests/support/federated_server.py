@@ -28,6 +28,8 @@ class StandIn:
     plan: dict[str, Any] = field(default_factory=dict)
     rounds: int = 1
     """How many leases it gives before it has nothing to do."""
+    place: UUID | None = None
+    """The one lease that it offers again and again; a new one each time where there is none."""
     faults: dict[str, deque[Any]] = field(default_factory=dict)
     """By name of the call: a status, ``(status, headers)``, or ``cut`` for each of the next calls."""
     calls: list[str] = field(default_factory=list)
@@ -127,9 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(
             200,
             {
-                "id": str(uuid4()), "token": "lease-token", "model": standin.family, "family": standin.family,
-                "round": left, "base_sha256": standin.base_sha256, "deadline": _later().isoformat(),
-                "plan": standin.plan,
+                "id": str(standin.place or uuid4()), "token": "lease-token",
+                "model": standin.family, "family": standin.family, "round": left,
+                "base_sha256": standin.base_sha256, "deadline": _later().isoformat(), "plan": standin.plan,
             },
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -104,6 +105,24 @@ class TestRounds:
         assert opened[1] - opened[0] <= 45
         assert len(events) <= 45 + (opened[1] - opened[0])
 
+    async def test_steps_outlive_an_hour_of_outage_and_not_a_day(self, cycles: Federation) -> None:
+        """What participants have sent is not lost with the database's outage; what is broken ends all the same."""
+        await cycles.model()
+        (device,) = await cycles.devices(1)
+        job = await cycles.start(goal=1)
+        await cycles.take_part(device, 0)
+        await cycles.until(job, "succeeded")
+        scheduled = [event.activity_task_scheduled_event_attributes for event in await cycles.history(job)]
+        policies = {one.activity_type.name: one.retry_policy for one in scheduled if one.activity_type.name}
+        for name in ("aggregate_round", "evaluate_round", "publish_round", "report_cycle"):
+            policy = policies[name]
+            first, longest = policy.initial_interval.ToTimedelta(), policy.maximum_interval.ToTimedelta()
+            assert policy.maximum_attempts > 0, name
+            # Twenty doublings are longer than any longest pause.
+            doublings = [min(number, 20) for number in range(policy.maximum_attempts - 1)]
+            pauses = [min(longest, first * policy.backoff_coefficient**number) for number in doublings]
+            assert timedelta(hours=1) < sum(pauses, timedelta(0)) < timedelta(days=1), name
+
     async def test_deadline_with_quorum(self, cycles: Federation) -> None:
         """The timer closes the round; what came counts."""
         await cycles.model()
@@ -156,6 +175,26 @@ class TestRounds:
                 assert (await RegistryRepository(connection).get_model("toy")).cycle_job_id == other
                 query = select(artifacts.c.name).where(artifacts.c.job_id == job.job_id)
                 assert (await connection.execute(query)).all() == []
+
+    async def test_the_plot_shows_who_had_a_place(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID, tmp_path: Path
+    ) -> None:
+        """More were asked than the goal, and one of them never came: neither number is the goal."""
+        seen: list[RoundFigures] = []
+
+        def plot(_model: str, rounds: Sequence[RoundFigures]) -> list[Drawing]:
+            seen.extend(rounds)
+            return []
+
+        async with serving_cycles(temporal, database, store, tenant_id, tmp_path, plot=plot) as cycles:
+            await cycles.model()
+            *others, missing = await cycles.devices(4)
+            job = await cycles.start(goal=2, over_selection=1.5)
+            await cycles.lease(missing)
+            for seed, device in enumerate(others[:2]):
+                await cycles.take_part(device, seed)
+            await cycles.until(job, "succeeded")
+        assert [(one.leased, one.accepted) for one in seen] == [(3, 2)]
 
     async def test_cancel_closes_the_door(self, cycles: Federation) -> None:
         """No new places, and no updates under the old ones."""
