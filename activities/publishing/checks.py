@@ -12,7 +12,7 @@ from activities.publishing.desk import PublishingDesk, rendered
 from activities.publishing.orders import OrderStep
 from activities.steps import StepKeeper
 from core.logging import bind_job
-from domain.errors import ContentError, ProviderError
+from domain.errors import ContentError, InvalidInput, ProviderError
 from domain.jobs import JobRef
 from domain.publishing.channels import ChannelFacts
 from repositories.jobs import JobRepository
@@ -61,7 +61,12 @@ class CheckActivities:
             if facts.faults:
                 await self._refuse(job, channel_id, list(facts.faults))
                 raise ContentError("; ".join(facts.faults), code="E.CHANNEL.RIGHTS")
-            await self._accept(job, channel_id, facts)
+            try:
+                await self._accept(job, channel_id, facts)
+            except InvalidInput as fault:
+                # One chat under two names: only now is it known which one it is.
+                await self._refuse(job, channel_id, [fault.detail])
+                raise ContentError(fault.detail, code="E.CHANNEL.RIGHTS") from fault
 
     async def _accept(self, job: JobRef, channel_id: UUID, facts: ChannelFacts) -> None:
         rights = facts.model_dump(include={"can_post", "can_edit", "can_delete", "can_pin"})

@@ -1,4 +1,4 @@
-"""What is looked at before an order is armed."""
+"""What is looked at before anything is promised for good: links of a post, and what chat a channel is."""
 
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -11,7 +11,8 @@ from domain.errors import Outcome, ProviderError
 from gateways.standin_telegram import StandInTelegram
 from gateways.webhooks import GuardedClient
 from tests.support.orders import Orders, serving_orders
-from tests.support.publishing import Shop, new_http
+from tests.support.publishing import TOKEN, Shop, new_http
+from tests.support.waiting import eventually
 
 CHAT = -1001
 
@@ -44,3 +45,20 @@ async def test_order_outlives_a_look_up_that_failed(orders: Orders, monkeypatch:
     await orders.until(order_id, "live")
     assert orders.shop.posted(CHAT) == ["with a link"]
     assert len(asked) == 2
+
+
+async def test_one_chat_under_two_names_is_connected_once(orders: Orders) -> None:
+    await orders.shop.add_channel(CHAT)
+    orders.standin.world.chats[CHAT].username = "news"
+    wanted = {
+        "gateway": "telegram", "chat_id": "@news", "audit_chat_id": None, "time_zone": "Europe/Berlin",
+        "credential_id": await orders.shop.add_credential(TOKEN), "requires_approval": False, "notify": {},
+    }  # fmt: skip
+    channel, _ = await orders.service.connect_channel(orders.shop.tenant_id, wanted)
+
+    async def look() -> object:
+        return (await orders.shop.desk.counter_of(orders.shop.tenant_id, channel.id)).channel
+
+    refused = await eventually(look, lambda row: row.state != "checking")  # type: ignore[attr-defined]
+    assert refused.state == "refused"  # type: ignore[attr-defined]
+    assert "connected already" in str(refused.rights)  # type: ignore[attr-defined]
