@@ -195,7 +195,7 @@ async def _build(settings: Settings, tracing: Tracing, stack: AsyncExitStack) ->
         jobs=job_service,
         schedules=ScheduleService(database, kinds, clock, keep_keys=_keep_keys(settings)),
         courses=CourseService(database, store),
-        publishing=PublishingService(database, job_service, client, box),
+        publishing=PublishingService(database, job_service, client, box, exempt_hosts=settings.webhook_exempt_hosts),
         dialogs=DialogService(database, client),
         policies=PolicyService(database),
         media=MediaService(database, TemporalWaker(client), webhook_secret=_secret(settings.heygen_webhook_secret)),

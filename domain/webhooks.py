@@ -84,17 +84,7 @@ def check_url(url: str, *, exempt: Sequence[str] = ()) -> SplitResult:
     The host comes back as it goes over the wire: in ASCII, however it was written, and without a dot at the end.
     ``exempt`` names ``host:port`` pairs that are taken as they are, for development.
     """
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        raise AddressRefused("is not an address") from None
-    host = _wire_host((parts.hostname or "").rstrip("."))
-    if parts.scheme not in {"http", "https"} or not host:
-        raise AddressRefused("is not an https address")
-    if parts.username is not None or parts.password is not None:
-        raise AddressRefused("carries a user name")
-    parts = parts._replace(netloc=_netloc(host, parts.port))
+    parts, host, port = _parts_of(url)
     if f"{host}:{port}" in exempt:
         return parts
     if parts.scheme != "https":
@@ -103,6 +93,34 @@ def check_url(url: str, *, exempt: Sequence[str] = ()) -> SplitResult:
         raise AddressRefused("has a port other than 443 and 8443")
     _check_host(host)
     return parts
+
+
+def check_link(url: str, *, exempt: Sequence[str] = ()) -> SplitResult:
+    """The same for an address that is only looked at, because readers are to follow it. Raises AddressRefused.
+
+    It may be http, and have any port: nothing of ours is sent there. Where it leads has to be as public.
+    """
+    parts, host, port = _parts_of(url)
+    if f"{host}:{port}" not in exempt:
+        _check_host(host)
+    return parts
+
+
+def _parts_of(url: str) -> tuple[SplitResult, str, int]:
+    """An address of the web in parts, with its host and port as they go over the wire. Raises AddressRefused."""
+    try:
+        parts = urlsplit(url)
+        port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
+    except ValueError:
+        raise AddressRefused("is not an address") from None
+    host = _wire_host((parts.hostname or "").rstrip("."))
+    if parts.scheme not in {"http", "https"} or not host:
+        raise AddressRefused("is not an https address")
+    if port == 0:
+        raise AddressRefused("has a port that nobody listens on")
+    if parts.username is not None or parts.password is not None:
+        raise AddressRefused("carries a user name")
+    return parts._replace(netloc=_netloc(host, parts.port)), host, port
 
 
 def _wire_host(host: str) -> str:

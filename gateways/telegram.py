@@ -182,6 +182,7 @@ class TelegramGateway:
         The ids of a channel have gaps, so nothing but a dozen ids in a row with nothing behind them ends a look that
         saw everything. Whatever stands in the way of certainty makes the look blind: too much to look at, a message
         that cannot be forwarded, and one that is not accounted for, does not match, and is no older than ``since``.
+        A post without letters looks like anybody's: it is never found, and what looks like it makes the look blind.
         """
         if target.audit_chat_id is None:
             return Probe(sight=Sight.BLIND, source="none", looked_from=after + 1, detail="there is no audit chat")
@@ -377,7 +378,8 @@ class _Look:
             self.failed = seen != _CANNOT_BE_FORWARDED
             return
         is_recent, is_the_same = _is_recent(seen, self.since), _is_the_same(seen, self.content, len(self.found))
-        if is_recent and is_the_same:
+        # Of pictures only the kind can be compared: without letters a stranger's is as good as ours.
+        if is_recent and is_the_same and letters(self.content.text):
             self.found.append(message_id)
         elif is_recent or is_the_same:
             self.doubt = self.doubt or f"message {message_id} is not accounted for"

@@ -1,17 +1,25 @@
-"""Posting to addresses of tenants: resolved once, checked, and connected to at the very address that was checked."""
+"""Calls to addresses of strangers: resolved once, checked, and connected to at the very address that was checked."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from urllib.parse import urlunsplit
+from typing import Final
+from urllib.parse import SplitResult, urlunsplit
 
 import httpx
 
-from domain.webhooks import Address, AddressRefused, Posted, check_address, check_url, literal_address
+from domain.errors import Outcome, ProviderError
+from domain.webhooks import Address, AddressRefused, Posted, check_address, check_link, check_url, literal_address
 
 Resolver = Callable[[str, int], Awaitable[Sequence[Address]]]
 """All addresses of a host. Raises OSError."""
+
+# Whatever a spelling brings to light in the parsers and codecs below is a ValueError: the address is at fault.
+_FAULTS: Final = (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL)
+_NO_SUCH_NAME: Final = frozenset(
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)
+)
 
 
 async def resolve(host: str, port: int) -> Sequence[Address]:
@@ -39,14 +47,29 @@ class GuardedClient:
 
     async def post(self, url: str, *, headers: dict[str, str], body: bytes) -> Posted:
         """Post once. A redirect is an answer like any other; the caller counts it as a failure."""
-        return await self._call("POST", url, headers={"content-type": "application/json", **headers}, body=body)
+        named = {"content-type": "application/json", **headers}
+        try:
+            parts = check_url(url, exempt=self._exempt)
+            return Posted(status=await self._status("POST", parts, headers=named, body=body))
+        except _FAULTS as fault:
+            return Posted(error=_in_words(fault))
 
     async def fault(self, url: str) -> str | None:
-        """What is wrong with a link; None where something answers, be it a redirect."""
-        seen = await self._call("GET", url, headers={}, body=None)
-        if seen.error is not None:
-            return seen.error
-        return f"answers {seen.status}" if seen.status in {404, 410} else None
+        """What is wrong with a link, be it http or https, on whatever port; None where something answers.
+
+        Only what is certain is a fault: an address that nothing may be asked at, a name that does not exist, 404 and
+        410. Raises ProviderError, to be tried again, where nothing answered: that may have been our own doing.
+        """
+        try:
+            parts = check_link(url, exempt=self._exempt)
+            status = await self._status("GET", parts, headers={}, body=None)
+        except _FAULTS as fault:
+            if _is_certain(fault):
+                return _in_words(fault)
+            raise ProviderError(
+                _in_words(fault), code="E.ORDER.LINKS", outcome=Outcome.UNKNOWN, retryable=True
+            ) from None
+        return f"answers {status}" if status in {404, 410} else None
 
     @asynccontextmanager
     async def stream(self, url: str) -> AsyncIterator[httpx.Response]:
@@ -56,36 +79,27 @@ class GuardedClient:
         reading may take is for the caller to say.
         """
         async with asyncio.timeout(self._timeout):
-            request = await self._request("GET", url, headers={}, body=None)
+            parts = check_url(url, exempt=self._exempt)
+            request = await self._request("GET", parts, headers={}, body=None)
             answer = await self._client.send(request, stream=True, follow_redirects=False)
         try:
             yield answer
         finally:
             await answer.aclose()
 
-    async def _call(self, method: str, url: str, *, headers: dict[str, str], body: bytes | None) -> Posted:
-        try:
-            async with asyncio.timeout(self._timeout):
-                request = await self._request(method, url, headers=headers, body=body)
-                answer = await self._client.send(request, stream=True, follow_redirects=False)
-                try:
-                    return Posted(status=answer.status_code)
-                finally:
-                    await answer.aclose()
-        except AddressRefused as fault:
-            return Posted(error=f"the address {fault}")
-        except TimeoutError:
-            return Posted(error="no answer in time")
-        except OSError:
-            return Posted(error="the name cannot be resolved")
-        except (httpx.HTTPError, httpx.InvalidURL) as fault:
-            return Posted(error=type(fault).__name__)
-        except ValueError:
-            # Whatever a spelling brings to light in the parsers and codecs below, it is the address that is at fault.
-            return Posted(error="the address makes no sense")
+    async def _status(self, method: str, parts: SplitResult, *, headers: dict[str, str], body: bytes | None) -> int:
+        """What is answered to one call. Raises one of _FAULTS."""
+        async with asyncio.timeout(self._timeout):
+            request = await self._request(method, parts, headers=headers, body=body)
+            answer = await self._client.send(request, stream=True, follow_redirects=False)
+            try:
+                return answer.status_code
+            finally:
+                await answer.aclose()
 
-    async def _request(self, method: str, url: str, *, headers: dict[str, str], body: bytes | None) -> httpx.Request:
-        parts = check_url(url, exempt=self._exempt)
+    async def _request(
+        self, method: str, parts: SplitResult, *, headers: dict[str, str], body: bytes | None
+    ) -> httpx.Request:
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
         where = httpx.URL(urlunsplit(parts))
@@ -104,3 +118,22 @@ class GuardedClient:
         for address in addresses:
             check_address(address)
         return addresses[0]
+
+
+def _is_certain(fault: Exception) -> bool:
+    """Whether it is the address that is at fault, and not perhaps a network, ours or theirs, that will be back."""
+    if isinstance(fault, socket.gaierror):
+        return fault.errno in _NO_SUCH_NAME
+    return isinstance(fault, ValueError | httpx.InvalidURL)
+
+
+def _in_words(fault: Exception) -> str:
+    if isinstance(fault, AddressRefused):
+        return f"the address {fault}"
+    if isinstance(fault, TimeoutError):
+        return "no answer in time"
+    if isinstance(fault, OSError):
+        return "the name cannot be resolved"
+    if isinstance(fault, httpx.HTTPError | httpx.InvalidURL):
+        return type(fault).__name__
+    return "the address makes no sense"

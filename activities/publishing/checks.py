@@ -7,11 +7,12 @@ from uuid import UUID
 from sqlalchemy import func
 from temporalio import activity
 
+from activities.errors import next_retry_at, to_failure
 from activities.publishing.desk import PublishingDesk, rendered
 from activities.publishing.orders import OrderStep
 from activities.steps import StepKeeper
 from core.logging import bind_job
-from domain.errors import ContentError, ProviderError
+from domain.errors import ContentError, InvalidInput, ProviderError
 from domain.jobs import JobRef
 from domain.publishing.channels import ChannelFacts
 from repositories.jobs import JobRepository
@@ -31,7 +32,7 @@ class LinkChecker(Protocol):
     """Whoever can tell whether an address of the public internet answers."""
 
     async def fault(self, url: str) -> str | None:
-        """What is wrong with the address; None where it answers."""
+        """What is wrong with the address; None where it answers. Raises ProviderError where nobody knows yet."""
         ...
 
 
@@ -60,7 +61,12 @@ class CheckActivities:
             if facts.faults:
                 await self._refuse(job, channel_id, list(facts.faults))
                 raise ContentError("; ".join(facts.faults), code="E.CHANNEL.RIGHTS")
-            await self._accept(job, channel_id, facts)
+            try:
+                await self._accept(job, channel_id, facts)
+            except InvalidInput as fault:
+                # One chat under two names: only now is it known which one it is.
+                await self._refuse(job, channel_id, [fault.detail])
+                raise ContentError(fault.detail, code="E.CHANNEL.RIGHTS") from fault
 
     async def _accept(self, job: JobRef, channel_id: UUID, facts: ChannelFacts) -> None:
         rights = facts.model_dump(include={"can_post", "can_edit", "can_delete", "can_pin"})
@@ -83,7 +89,11 @@ class CheckActivities:
 
     @activity.defn(name="check_links")
     async def check_links(self, step: LinksStep) -> str | None:
-        """Which link of the post leads nowhere; None where all answer."""
+        """Which link of the post leads nowhere; None where all answer.
+
+        Where one gives no answer this fails, to be tried again: once there is no other try, or none that would come
+        in time for the post, no answer is one too.
+        """
         with bind_job(step.job, step="links"):
             async with self._desk.database.tenant(step.job.tenant_id) as connection:
                 order = await OrderRepository(connection).get_one(step.order_id)
@@ -91,7 +101,13 @@ class CheckActivities:
             if content is None or not order.wish.get("check_links", True):
                 return None
             for place, url in enumerate(rendered(content).links()):
-                fault = await self._links.fault(url)
+                try:
+                    fault = await self._links.fault(url)
+                except ProviderError as unanswered:
+                    again_at = next_retry_at(unanswered)
+                    if again_at is not None and again_at < order.latest_at:
+                        raise to_failure(unanswered) from unanswered
+                    fault = unanswered.detail
                 if fault is not None:
                     return f"link {place + 1} {fault}"
             return None

@@ -1,13 +1,15 @@
 """What the activities of publishing share: the gateways, the opened credentials, the limits, and the policy."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from activities.publishing.heeding import HeedingGateway
 from core.database import Database
 from core.sealing import SecretBox, Unsealable
 from domain.errors import Outcome, ProviderError
@@ -89,7 +91,8 @@ class PublishingDesk:
                 raise _refused("the credential of the channel cannot be opened", "E.CHANNEL.CREDENTIAL") from None
             fingerprint = row.fingerprint
         target = Target(tenant_id=channel.tenant_id, chat_id=channel.chat_id, audit_chat_id=channel.audit_chat_id)
-        return Counter(channel, gateway, target, secret, fingerprint)
+        counter = Counter(channel, gateway, target, secret, fingerprint)
+        return replace(counter, gateway=HeedingGateway(gateway, partial(self.freeze, counter, "chat")))
 
     async def counter_of(self, tenant_id: UUID, channel_id: UUID) -> Counter:
         """The same in a transaction of its own."""

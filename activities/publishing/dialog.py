@@ -5,9 +5,11 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
-from activities.publishing.desk import PublishingDesk
-from domain.errors import InvalidInput
+from activities.errors import to_failure
+from activities.publishing.desk import Counter, PublishingDesk
+from domain.errors import InvalidInput, Outcome, ProviderError
 from domain.model import Frozen
 from domain.publishing.dialog import DialogState, Offer, Turn, advance
 from repositories.publishing.bots import BotRepository
@@ -15,6 +17,7 @@ from repositories.publishing.channels import ChannelRepository, SlotRepository
 
 _NOT_BEFORE = timedelta(minutes=1)
 _LOOKED_AT = 200
+_SHORT = timedelta(seconds=5)
 
 
 class Booker(Protocol):
@@ -46,7 +49,8 @@ class DialogActivities:
     async def take_turn(self, step: TurnInput) -> DialogState:
         """Decide and book. May be repeated: the same update decides the same, and books once.
 
-        The answer is sent last, once; one that is lost is answered by the next message of the person.
+        The answer is sent last, once; one that may be lost is answered by the next message of the person. One that
+        certainly did not go out makes this fail, to be tried again when it may.
         """
         async with self._desk.database.tenant(step.tenant_id) as connection:
             bots = BotRepository(connection)
@@ -65,7 +69,7 @@ class DialogActivities:
         turn = advance(step.state, said, update_id=step.update_id, offers=offers)
         if turn.book:
             turn = await self._book(step, turn)
-        await counter.gateway.tell(counter.secret, counter.target.at(str(step.chat_id)), turn.reply)
+        await self._answer(step, counter, turn.reply)
         return turn.state
 
     async def _book(self, step: TurnInput, turn: Turn) -> Turn:
@@ -84,3 +88,24 @@ class DialogActivities:
             said = "; ".join(f"{one.pointer.rpartition('/')[2]} {one.message}" for one in fault.faults)
             return Turn(state=DialogState(), reply=f"It cannot be booked: {said}. Send /book to begin again.")
         return Turn(state=DialogState(), reply=f"Booked. Your order is {order_id}.")
+
+    async def _answer(self, step: TurnInput, counter: Counter, text: str) -> None:
+        """Say something in its turn. Raises a failure to be tried again where it is known not to have been said."""
+        chat_id = str(step.chat_id)
+        wait = await self._desk.take_turn(step.tenant_id, counter, chat_id=chat_id)
+        if wait > timedelta(0):
+            # A short wait is left to the pauses between tries, which grow: a crowd is not to use up the tries.
+            raise _not_said("E.ORDER.LIMIT", wait if wait > _SHORT else None)
+        report = await counter.gateway.tell(counter.secret, counter.target.at(chat_id), text)
+        if report.retry_after is not None:
+            await self._desk.freeze(counter, report.frozen, report.retry_after, chat_id=chat_id)
+        if report.outcome is Outcome.NOT_SENT:
+            raise _not_said(report.code or "E.TELEGRAM.CONNECTION", report.retry_after)
+
+
+def _not_said(code: str, wait: timedelta | None) -> ApplicationError:
+    return to_failure(
+        ProviderError(
+            "the answer did not go out", code=code, outcome=Outcome.NOT_SENT, retryable=True, retry_after=wait
+        )
+    )

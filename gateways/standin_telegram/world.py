@@ -145,9 +145,9 @@ class World:
         old.migrated_to = new_id
         return chat
 
-    def write(self, chat_id: int, text: str, *, seconds_ago: int = 0) -> Message:
-        """An administrator writes into a channel by hand."""
-        message = self._add(self.chats[chat_id], _ADMINISTRATOR_ID, text=text, entities=(), markup={})
+    def write(self, chat_id: int, text: str, *, seconds_ago: int = 0, media: str | None = None) -> Message:
+        """An administrator writes into a channel by hand; with ``media`` the text is a caption, and may be empty."""
+        message = self._add(self.chats[chat_id], _ADMINISTRATOR_ID, text=text, entities=(), markup={}, media=media)
         message.date -= seconds_ago
         return message
 

@@ -65,8 +65,7 @@ class ChannelRepository:
         try:
             added = await self._connection.execute(insert(channels).values(**values).returning(channels))
         except IntegrityError:
-            fault = FieldFault("/chat_id", "is connected already")
-            raise InvalidInput("the channel is connected already", faults=[fault]) from None
+            raise _connected_already() from None
         row: AnyRow = added.one()
         return row
 
@@ -88,8 +87,11 @@ class ChannelRepository:
         return (await self._connection.execute(query.order_by(channels.c.id.desc()).limit(limit))).all()
 
     async def change(self, channel_id: UUID, **values: Any) -> None:
-        """Write new facts about a channel."""
-        await self._connection.execute(update(channels).where(channels.c.id == channel_id).values(**values))
+        """Write new facts about a channel. Raises InvalidInput where its chat turns out to be connected already."""
+        try:
+            await self._connection.execute(update(channels).where(channels.c.id == channel_id).values(**values))
+        except IntegrityError:
+            raise _connected_already() from None
 
     async def raise_last_id(self, channel_id: UUID, message_id: int) -> None:
         """The channel's ids have got at least so far."""
@@ -98,6 +100,10 @@ class ChannelRepository:
             .where(channels.c.id == channel_id)
             .values(last_message_id=func.greatest(channels.c.last_message_id, message_id))
         )
+
+
+def _connected_already() -> InvalidInput:
+    return InvalidInput("the channel is connected already", faults=[FieldFault("/chat_id", "is connected already")])
 
 
 class SlotRepository:

@@ -4,7 +4,9 @@ import asyncio
 import hashlib
 import hmac
 import secrets
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -17,7 +19,7 @@ from temporalio.service import RPCError
 from core.database import Database
 from core.ids import new_id
 from core.sealing import SecretBox
-from domain.errors import DatabaseUnavailable, FieldFault, InvalidInput, NotFound, ProviderError, TemporalUnavailable
+from domain.errors import DependencyError, FieldFault, InvalidInput, LonghaulError, NotFound, TemporalUnavailable
 from repositories.publishing.bots import BotRepository
 from repositories.publishing.channels import ChannelRepository, CredentialRepository
 from repositories.rows import AnyRow
@@ -30,6 +32,7 @@ _log = structlog.get_logger(__name__)
 _LONGEST_TEXT: Final = 4_096
 _RPC: Final = timedelta(seconds=5)
 _IDLE_SECONDS: Final = 2.0
+_LONGEST_REST_SECONDS: Final = 300.0
 
 
 class UpdateSource(Protocol):
@@ -133,35 +136,74 @@ def _read(update: Any) -> tuple[int, int, str] | None:
     return (update["update_id"], chat["id"], text[:_LONGEST_TEXT]) if isinstance(text, str) else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """A bot is left alone until then, by this process's own clock, after it has failed."""
+
+    pause: float
+    until: float
+
+
 class BotPoller:
-    """Fetches updates by long polling, for development, where no webhook reaches us."""
+    """Fetches updates by long polling, for development, where no webhook reaches us.
+
+    A bot that fails, as one whose token was revoked does, rests for longer each time; the others go on.
+    """
 
     def __init__(self, database: Database, box: SecretBox, source: UpdateSource, dialogs: DialogService) -> None:
         self._database = database
         self._box = box
         self._source = source
         self._dialogs = dialogs
+        self._resting: dict[UUID, _Rest] = {}
 
     async def run(self) -> None:
         """Poll until canceled."""
         while True:
             try:
                 await self.poll_once()
-            except (DatabaseUnavailable, TemporalUnavailable, ProviderError) as fault:
+            except DependencyError as fault:
                 _log.warning("poller.postponed", code=fault.code)
             await asyncio.sleep(_IDLE_SECONDS)
 
     async def poll_once(self) -> None:
-        """One look for every bot that is polled; an update counts as fetched once its conversation has it."""
+        """One look for every bot that is polled and does not rest; what is wrong with one of them is logged.
+
+        Raises DatabaseUnavailable and TemporalUnavailable: without these nobody can be heard.
+        """
         async with self._database.system() as connection:
             polled = await BotRepository(connection).get_polled()
+        self._resting = {bot.id: self._resting[bot.id] for bot in polled if bot.id in self._resting}
         for bot in polled:
-            async with self._database.tenant(bot.tenant_id) as connection:
-                row = await CredentialRepository(connection).get_or_none(bot.credential_id)
-            if row is None:
+            if bot.id in self._resting and time.monotonic() < self._resting[bot.id].until:
                 continue
-            secret = self._box.open(row.sealed, tenant_id=row.tenant_id, owner=row.id)
-            for update in await self._source.get_updates(secret, offset=bot.next_update, wait_seconds=0):
-                await self._dialogs.take_in(bot, update)
-                async with self._database.tenant(bot.tenant_id) as connection:
-                    await BotRepository(connection).raise_offset(bot.id, int(update["update_id"]) + 1)
+            try:
+                await self._poll(bot)
+            except DependencyError:
+                raise
+            except Exception as fault:  # noqa: BLE001 - one bot must not keep those of everybody else from being heard
+                self._let_rest(bot.id, fault)
+            else:
+                self._resting.pop(bot.id, None)
+
+    async def _poll(self, bot: AnyRow) -> None:
+        """Fetch what one bot was told; an update counts as fetched once its conversation has it."""
+        async with self._database.tenant(bot.tenant_id) as connection:
+            row = await CredentialRepository(connection).get_or_none(bot.credential_id)
+        if row is None:
+            return
+        secret = self._box.open(row.sealed, tenant_id=row.tenant_id, owner=row.id)
+        for update in await self._source.get_updates(secret, offset=bot.next_update, wait_seconds=0):
+            await self._dialogs.take_in(bot, update)
+            async with self._database.tenant(bot.tenant_id) as connection:
+                await BotRepository(connection).raise_offset(bot.id, int(update["update_id"]) + 1)
+
+    def _let_rest(self, bot_id: UUID, fault: Exception) -> None:
+        before = self._resting.get(bot_id)
+        pause = _IDLE_SECONDS if before is None else before.pause * 2
+        asked = fault.retry_after if isinstance(fault, LonghaulError) else None
+        pause = max(min(pause, _LONGEST_REST_SECONDS), 0 if asked is None else asked.total_seconds())
+        self._resting[bot_id] = _Rest(pause, time.monotonic() + pause)
+        # The words of a fault that nobody foresaw may hold what was said to the bot, or its token.
+        code = fault.code if isinstance(fault, LonghaulError) else type(fault).__name__
+        _log.warning("poller.bot_rests", bot_id=str(bot_id), code=code, seconds=pause)

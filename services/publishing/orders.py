@@ -1,6 +1,7 @@
 """Channels, slots and orders as people use them. What a sleeping workflow has armed is asked of the workflow itself."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -20,6 +21,7 @@ from domain.publishing.orders import (
     CHECK_KIND,
     OVER,
     Armed,
+    Notify,
     OrderChange,
     OrderInput,
     OrderState,
@@ -32,7 +34,7 @@ from repositories.publishing.channels import ChannelRepository, CredentialReposi
 from repositories.publishing.orders import ASKED, OrderRepository
 from repositories.rows import AnyRow
 from services.jobs import JobRequest, JobService, Started
-from services.publishing.kinds import crowd_fault, post_faults, publish_moment, time_faults, times_of
+from services.publishing.kinds import crowd_fault, post_faults, publish_moment, time_faults, times_of, url_fault
 from workflows.publishing import Decision
 
 _UPDATE_SECONDS: Final = 15.0
@@ -43,11 +45,14 @@ _ROOM: Final = timedelta(days=366)
 class PublishingService:
     """Use cases on channels and orders, for one tenant at a time."""
 
-    def __init__(self, database: Database, jobs: JobService, client: Client, box: SecretBox) -> None:
+    def __init__(
+        self, database: Database, jobs: JobService, client: Client, box: SecretBox, *, exempt_hosts: Sequence[str]
+    ) -> None:
         self._database = database
         self._jobs = jobs
         self._client = client
         self._box = box
+        self._exempt_hosts = tuple(exempt_hosts)
 
     # --- credentials and channels -------------------------------------------------------------------
 
@@ -78,6 +83,10 @@ class PublishingService:
             zone_of(wanted["time_zone"])
         except UnknownZone as fault:
             raise _invalid("/time_zone", str(fault)) from None
+        notify = Notify.model_validate(wanted["notify"]).webhook_url
+        refused = None if notify is None else url_fault(notify, self._exempt_hosts)
+        if refused is not None:
+            raise _invalid("/notify/webhook_url", refused)
         async with self._database.tenant(tenant_id) as connection:
             credential_id = wanted["credential_id"]
             if credential_id is not None and await CredentialRepository(connection).get_or_none(credential_id) is None:

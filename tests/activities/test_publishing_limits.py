@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from temporalio.exceptions import ApplicationError
 
-from activities.publishing.orders import NotifyInput, OrderActivities
+from activities.publishing.orders import NotifyInput, OrderActivities, OrderStep
 from core.database import Database
 from core.ids import new_id
 from gateways.standin_telegram import Fault, FaultKind, StandInTelegram
@@ -55,3 +55,27 @@ async def test_a_notification_takes_its_turn(shop: Shop) -> None:
     assert [method for method, _ in shop.standin.call_log] == ["sendMessage"]
     counter = await shop.desk.counter_of(shop.tenant_id, channel.id)
     assert await shop.desk.take_turn(shop.tenant_id, counter) == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("method", "activity", "state", "finish"),
+    [
+        ("pinChatMessage", "pin_order", "live", "remove"),
+        ("unpinChatMessage", "finish_order", "pinned", "keep"),
+        ("deleteMessage", "end_order", "live", "remove"),
+        ("editMessageText", "end_order", "live", "stub"),
+    ],
+)
+async def test_a_change_that_is_refused_for_now_freezes_its_chat(
+    shop: Shop, method: str, activity: str, state: str, finish: str
+) -> None:
+    channel, other = [await shop.add_channel(chat_id) for chat_id in (-1, -2)]
+    wish = {"slot_id": str(new_id()), "finish": finish}
+    job, order_id = await shop.add_order(channel, "x", state=state, message_ids=[1], wish=wish)
+    shop.standin.faults.add(Fault(kind=FaultKind.STATUS_BEFORE, method=method, status=429, retry_after=40))
+    with pytest.raises(ApplicationError) as refused:
+        await getattr(OrderActivities(shop.desk), activity)(OrderStep(job=job, order_id=order_id))
+    assert refused.value.next_retry_delay == timedelta(seconds=40)
+    frozen, free = [await shop.desk.counter_of(shop.tenant_id, one.id) for one in (channel, other)]
+    assert await shop.desk.take_turn(shop.tenant_id, frozen) > timedelta(seconds=30)
+    assert await shop.desk.take_turn(shop.tenant_id, free) == timedelta(0)

@@ -42,6 +42,16 @@ async def offer(front: Front, channel: dict[str, Any], **hours: float) -> str:
     return str(answer.json()["id"])
 
 
+class TestChannels:
+    @pytest.mark.parametrize("url", ["https://10.0.0.1/", "http://example.org/", "https://localhost/"])
+    async def test_address_that_nobody_can_be_told_at_is_refused(self, front: Front, url: str) -> None:
+        wish = {"gateway": "file", "chat_id": "folder", "notify": {"webhook_url": url}}
+        assert pointers(await front.http.post("/channels", json=wish)) == ["/notify/webhook_url"]
+        assert (await front.http.get("/channels")).json()["items"] == []
+        fine = {**wish, "notify": {"webhook_url": "https://example.org/"}}
+        assert (await front.http.post("/channels", json=fine)).status_code == 201
+
+
 class TestSlots:
     async def test_overlap_is_refused_by_the_database(self, front: Front, database: Database) -> None:
         """Twenty at once: one of them gets the time."""

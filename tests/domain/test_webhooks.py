@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks import Webhook
 
-from domain.webhooks import SCHEDULE, AddressRefused, check_url, new_secret, pause_before, sign, signed_headers
+from domain.webhooks import (
+    SCHEDULE,
+    AddressRefused,
+    check_link,
+    check_url,
+    new_secret,
+    pause_before,
+    sign,
+    signed_headers,
+)
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BODY = b'{"test": 2432232314}'
@@ -49,6 +58,7 @@ REFUSED = [
     "https://printer.local/", "https://db.internal/", "https://intranet/", "https://user@example.org/",
     "https://user:pass@example.org/", "http://example.org/", "ftp://example.org/", "file:///etc/passwd",
     "https://example.org:22/", "https://example.org:99999/", "https://", "gopher://example.org/", "javascript:alert(1)",
+    "https://example.org:0/",
     "https://a..example.com/", f"https://{'a' * 64}.example.com/", f"https://{'ü' * 63}.example.com/",
     f"https://{'a.' * 130}example.com/", "https://ex ample.org/", "https://ü\\.example.org/", "https://ü%2f.example.org/",
     "https://①②⑦.0.0.1/", "https://\uff11\uff12\uff17\u30020\u30020\u30021/", "https://\uff4cocalhost/",
@@ -58,11 +68,28 @@ REFUSED = [
 ]  # fmt: skip
 
 
+FINE_AS_LINKS = ["http://example.org/", "https://example.org:22/"]
+
+
 class TestAddresses:
     @pytest.mark.parametrize("url", REFUSED)
     def test_is_refused(self, url: str) -> None:
         with pytest.raises(AddressRefused):
             check_url(url)
+
+    @pytest.mark.parametrize("url", [url for url in REFUSED if url not in FINE_AS_LINKS])
+    def test_is_refused_as_a_link_too(self, url: str) -> None:
+        with pytest.raises(AddressRefused):
+            check_link(url)
+
+    @pytest.mark.parametrize("url", [*FINE_AS_LINKS, "http://example.org:8080/", "https://example.org/"])
+    def test_is_taken_as_a_link(self, url: str) -> None:
+        assert check_link(url).hostname == "example.org"
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://10.0.0.1:8080/", "http://db.internal:5432/"])
+    def test_plain_link_inside_is_refused(self, url: str) -> None:
+        with pytest.raises(AddressRefused, match=r"network|public"):
+            check_link(url)
 
     @pytest.mark.parametrize(
         "url",

@@ -162,6 +162,31 @@ class TestLooking:
         probe = await gateway.find(TOKEN, TARGET, HELLO, after=after, known=frozenset(), since=datetime.now(UTC))
         assert probe.sight is sight
 
+    @pytest.mark.parametrize("fault", [FaultKind.DROP_BEFORE, FaultKind.DROP_AFTER])
+    async def test_a_picture_without_words_is_never_known_again(
+        self, standin: StandInTelegram, gateway: TelegramGateway, fault: FaultKind
+    ) -> None:
+        """The owner's picture looks just like the one that never went out."""
+        picture = render(PostContent(media=(MediaItem(url="https://example.org/1.jpg"),)))
+        after, since = standin.world.chats[CHAT].next_id - 1, datetime.now(UTC)
+        standin.faults.add(Fault(kind=fault, method="sendPhoto"))
+        assert (await gateway.post(TOKEN, TARGET, picture)).outcome is Outcome.UNKNOWN
+        if fault is FaultKind.DROP_BEFORE:
+            probe = await gateway.find(TOKEN, TARGET, picture, after=after, known=frozenset(), since=since)
+            assert probe.sight is Sight.ABSENT
+            standin.world.write(CHAT, "", media="photo")
+        probe = await gateway.find(TOKEN, TARGET, picture, after=after, known=frozenset(), since=since)
+        assert (probe.sight, probe.message_ids) == (Sight.BLIND, ())
+
+    async def test_an_album_without_words_is_never_known_again(
+        self, standin: StandInTelegram, gateway: TelegramGateway
+    ) -> None:
+        album = render(PostContent(media=(MediaItem(url="https://example.org/1.jpg"),) * 2))
+        after = standin.world.write(CHAT, "", media="photo").id - 1
+        standin.world.write(CHAT, "", media="photo")
+        probe = await gateway.find(TOKEN, TARGET, album, after=after, known=frozenset(), since=datetime.now(UTC))
+        assert (probe.sight, probe.message_ids) == (Sight.BLIND, ())
+
     async def test_unknown_beginning_proves_nothing(self, gateway: TelegramGateway) -> None:
         probe = await gateway.find(TOKEN, TARGET, HELLO, after=0, known=frozenset())
         assert probe.sight is Sight.BLIND

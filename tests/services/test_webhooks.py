@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -19,11 +20,11 @@ from starlette.routing import Route
 
 from core.database import Database
 from core.ids import new_id
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, ProviderError
 from domain.jobs import NewJob
-from domain.webhooks import Address, Posted
+from domain.webhooks import Address, AddressRefused, Posted
 from gateways.unruly import UnrulyService
-from gateways.webhooks import GuardedClient
+from gateways.webhooks import GuardedClient, Resolver
 from repositories.jobs import JobRepository
 from repositories.rows import AnyRow
 from repositories.tables import webhook_deliveries
@@ -309,3 +310,103 @@ class TestAddresses:
         assert str(seen[0].url) == "https://93.184.216.34/x"
         assert seen[0].headers["host"] == "example.org"
         assert seen[0].extensions["sni_hostname"] == "example.org"
+
+
+class TestLinks:
+    """Addresses that only readers follow: less is asked of their spelling, and no less of where they lead."""
+
+    PUBLIC = "93.184.216.34"
+
+    @pytest.mark.parametrize(
+        ("url", "asked"),
+        [
+            ("http://example.org/", "http://93.184.216.34/"),
+            ("http://example.org:8080/x", "http://93.184.216.34:8080/x"),
+            ("https://example.org:444/", "https://93.184.216.34:444/"),
+            ("https://example.org/", "https://93.184.216.34/"),
+        ],
+    )
+    async def test_that_answers_is_fine(self, url: str, asked: str) -> None:
+        seen: list[httpx.Request] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            seen.append(request)
+            return httpx.Response(302, headers={"location": "http://127.0.0.1/"})
+
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+            assert await GuardedClient(http, resolver=leads_to(self.PUBLIC)).fault(url) is None
+        [request] = seen
+        assert str(request.url) == asked
+        assert request.headers["host"] == url.split("/")[2]
+
+    @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "::1", "169.254.169.254"])
+    async def test_that_leads_inside_is_refused(self, address: str) -> None:
+        async with new_http() as http:
+            named = await GuardedClient(http, resolver=leads_to(self.PUBLIC, address)).fault("http://example.org:8080/")
+            host = f"[{address}]" if ":" in address else address
+            spelled = await GuardedClient(http).fault(f"http://{host}:8080/")
+        assert named == spelled == "the address is not an address of the public internet"
+
+    @pytest.mark.parametrize(
+        ("status", "fault"), [(404, "answers 404"), (410, "answers 410"), (403, None), (500, None)]
+    )
+    async def test_that_is_answered_for(self, status: int, fault: str | None) -> None:
+        transport = httpx.MockTransport(lambda _request: httpx.Response(status))
+        async with httpx.AsyncClient(transport=transport) as http:
+            assert await GuardedClient(http, resolver=leads_to(self.PUBLIC)).fault("http://example.org/") == fault
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            OSError("no route to the resolver"),
+            socket.gaierror(socket.EAI_AGAIN, "temporary failure in name resolution"),
+            TimeoutError(),
+        ],
+    )
+    async def test_a_failed_look_up_says_nothing(self, trouble: OSError) -> None:
+        async with new_http() as http:
+            with pytest.raises(ProviderError) as unanswered:
+                await GuardedClient(http, resolver=fails_with(trouble)).fault("https://example.org/")
+        assert unanswered.value.may_retry
+
+    async def test_no_answer_says_nothing(self) -> None:
+        def answer(request: httpx.Request) -> httpx.Response:
+            raise httpx.ConnectError("refused", request=request)
+
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+            with pytest.raises(ProviderError) as unanswered:
+                await GuardedClient(http, resolver=leads_to(self.PUBLIC)).fault("https://example.org/")
+        assert unanswered.value.may_retry
+
+    async def test_a_name_that_does_not_exist_is_an_answer(self) -> None:
+        trouble = socket.gaierror(socket.EAI_NONAME, "name or service not known")
+        async with new_http() as http:
+            fault = await GuardedClient(http, resolver=fails_with(trouble)).fault("https://example.org/")
+        assert fault == "the name cannot be resolved"
+
+    async def test_webhooks_are_as_strict_as_before(self) -> None:
+        async with new_http() as http:
+            client = GuardedClient(http, resolver=leads_to(self.PUBLIC))
+            for url in ("http://example.org/", "https://example.org:444/"):
+                assert not (await client.post(url, headers={}, body=b"")).delivered
+                with pytest.raises(AddressRefused):
+                    async with client.stream(url):
+                        pass
+
+
+def leads_to(*addresses: str) -> Resolver:
+    """A resolver that gives the same answer to everybody."""
+
+    async def resolver(_host: str, _port: int) -> list[Address]:
+        return [ipaddress.ip_address(address) for address in addresses]
+
+    return resolver
+
+
+def fails_with(trouble: OSError) -> Resolver:
+    """A resolver that does not work."""
+
+    async def resolver(_host: str, _port: int) -> list[Address]:
+        raise trouble
+
+    return resolver

@@ -101,4 +101,5 @@ async def serving_orders(client: Client, shop: Shop) -> AsyncIterator[Orders]:
         activities=[doing.begin_job, doing.plan_steps, doing.finish_job, *publishing_activities(post)],
         workflow_runner=workflow_sandbox("tests"),
     ):
-        yield Orders(shop, client, jobs, PublishingService(shop.database, jobs, client, BOX), dialogs)
+        service = PublishingService(shop.database, jobs, client, BOX, exempt_hosts=())
+        yield Orders(shop, client, jobs, service, dialogs)
