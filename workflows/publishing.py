@@ -14,8 +14,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.publishing.checks import CheckActivities, LinksStep
     from activities.publishing.effects import DecideInput, EffectActivities, EffectInput
+    from activities.publishing.notices import NEEDS_PERSON
     from activities.publishing.orders import (
-        NEEDS_PERSON,
         ChangeOrderInput,
         MoveOrderInput,
         NotifyInput,

@@ -11,6 +11,7 @@ from temporalio import activity
 
 from activities.errors import as_failures, to_failure
 from activities.publishing.desk import Counter, PublishingDesk
+from activities.publishing.notices import Notices
 from core.logging import bind_job
 from domain.errors import Outcome, ProviderError, StateError
 from domain.jobs import JobRef, WaitingKind, WaitingOn
@@ -23,7 +24,6 @@ from domain.publishing.orders import (
     OVER,
     PUBLISHED,
     Armed,
-    Notify,
     OrderInput,
     OrderState,
     check_changeable,
@@ -34,11 +34,9 @@ from repositories.publishing.channels import ChannelRepository
 from repositories.publishing.ledger import LedgerRepository
 from repositories.publishing.orders import ASKED, OrderRepository
 from repositories.rows import AnyRow
-from repositories.webhooks import WebhookRepository
 
 PIN: Final = "pin"
 END: Final = "end"
-NEEDS_PERSON: Final = OrderState.NEEDS_PERSON.value
 
 
 class OrderStep(Frozen):
@@ -376,86 +374,9 @@ class OrderActivities:
     async def notify(self, step: NotifyInput) -> None:
         """Tell owner and advertiser, each once: a message in doubt is not sent again, a webhook carries an id."""
         with bind_job(step.job, step="notify"), as_failures():
-            order, counter = await self._reach(OrderStep(job=step.job, order_id=step.order_id))
-            matter = await self._matter(order, step.event)
-            if matter is None:
-                return
-            advertiser = order.wish.get("advertiser") or {}
-            people = {"owner": counter.channel.notify, "advertiser": advertiser.get("notify") or {}}
-            for who, wish in people.items():
-                wanted = Notify.model_validate(wish)
-                if wanted.webhook_url is not None:
-                    await self._tell_by_webhook(order, f"notify.{who}.{matter}", wanted.webhook_url, step.event)
-                if wanted.telegram_chat_id is not None:
-                    await self._tell_by_message(
-                        order, counter, f"notify.{who}.{matter}", wanted.telegram_chat_id, step.event
-                    )
-
-    async def _matter(self, order: AnyRow, event: str) -> str | None:
-        """What people are told of once. A post that is in doubt again is another matter; a settled one is none."""
-        if event != NEEDS_PERSON:
-            return event
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            tasks = await OrderRepository(connection).get_tasks(order.id)
-        return next((f"{event}.{one.id}" for one in tasks if one.kind in ASKED and one.closed_at is None), None)
-
-    async def _tell_by_webhook(self, order: AnyRow, matter: str, url: str, event: str) -> None:
-        effect = f"{matter}.webhook"
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            ledger = LedgerRepository(connection)
-            if await ledger.get_or_none(order.id, effect) is not None:
-                return
-            await WebhookRepository(connection).add_delivery(
-                tenant_id=order.tenant_id, job_id=order.job_id, url=url, kind=f"order.{event}",
-                data={"order_id": str(order.id), "channel_id": str(order.channel_id), "state": order.state},
-                box=self._desk.box,
-            )  # fmt: skip
-            await ledger.put(
-                tenant_id=order.tenant_id, order_id=order.id, effect=effect, channel_id=order.channel_id,
-                state=EffectState.DONE, detail="handed to the outbox of webhooks",
-            )  # fmt: skip
-
-    async def _tell_by_message(self, order: AnyRow, counter: Counter, matter: str, chat_id: int, event: str) -> None:
-        effect = f"{matter}.telegram"
-        keys = {"tenant_id": order.tenant_id, "order_id": order.id, "channel_id": order.channel_id}
-        await self._await_turn(order, counter, effect, str(chat_id))
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            ledger = LedgerRepository(connection)
-            row = await ledger.get_or_none(order.id, effect, lock=True)
-            if row is not None and row.state != EffectState.NOT_SENT:
-                if row.state == EffectState.SENDING:
-                    await ledger.close(order.id, effect, state=EffectState.UNKNOWN)
-                return
-            await ledger.put(**keys, effect=effect, state=EffectState.SENDING)
-        text = _TOLD[event].format(title=counter.channel.title, order=order.id)
-        report = await counter.gateway.tell(counter.secret, counter.target.at(str(chat_id)), text)
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            await LedgerRepository(connection).close(
-                order.id, effect, state=EffectState(report.outcome.value), error_code=report.code,
-                message_ids=list(report.message_ids), settled_at=func.now(),
-            )  # fmt: skip
-        if report.retry_after is not None:
-            await self._desk.freeze(counter, report.frozen, report.retry_after, chat_id=str(chat_id))
-        if report.outcome is Outcome.NOT_SENT:
-            raise ProviderError(
-                "the message did not go out", code=report.code or "E.TELEGRAM.CONNECTION", outcome=report.outcome,
-                retryable=True, retry_after=report.retry_after,
-            )  # fmt: skip
+            await Notices(self._desk).tell(step.job.tenant_id, step.order_id, step.event)
 
     # --- parts --------------------------------------------------------------------------------------
-
-    async def _await_turn(self, order: AnyRow, counter: Counter, effect: str, chat_id: str) -> None:
-        """Take a turn for a message that is still to be sent. Raises ProviderError where it has to wait."""
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            row = await LedgerRepository(connection).get_or_none(order.id, effect)
-        if row is not None and row.state != EffectState.NOT_SENT:
-            return
-        wait = await self._desk.take_turn(order.tenant_id, counter, chat_id=chat_id)
-        if wait > timedelta(0):
-            raise ProviderError(
-                "it is not this message's turn", code="E.ORDER.LIMIT", outcome=Outcome.NOT_SENT, retryable=True,
-                retry_after=wait,
-            )  # fmt: skip
 
     async def _reach(self, step: OrderStep) -> tuple[AnyRow, Counter]:
         async with self._desk.database.tenant(step.job.tenant_id) as connection:
@@ -469,16 +390,6 @@ class OrderActivities:
             tenant_id=order.tenant_id, order_id=order.id, effect=effect, channel_id=order.channel_id, state=state,
             detail=change.value, settled_at=func.now(),
         )  # fmt: skip
-
-
-_TOLD: Final = {
-    "live": "Your post is live in {title}. Order {order}.",
-    "ended": "Your post in {title} has ended. Order {order}.",
-    "gone": "The post in {title} was removed before its time. Order {order}.",
-    "missed": "The post in {title} was not published in time and will not be. Order {order}.",
-    "needs_person": "It is not certain whether a post in {title} is out; please decide. Order {order}.",
-    "rejected": "The post in {title} was refused. Order {order}.",
-}
 
 
 async def report_of(connection: AsyncConnection, order_id: UUID) -> dict[str, Any]:

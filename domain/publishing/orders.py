@@ -51,11 +51,16 @@ PUBLISHED: Final = frozenset({OrderState.LIVE, OrderState.PINNED})
 _NEXT: Final[Mapping[OrderState, frozenset[OrderState]]] = {
     OrderState.BOOKED: frozenset({OrderState.APPROVAL, OrderState.ARMED, OrderState.REJECTED, OrderState.CANCELED}),
     OrderState.APPROVAL: frozenset({OrderState.ARMED, OrderState.REJECTED, OrderState.CANCELED, OrderState.MISSED}),
-    OrderState.ARMED: frozenset({OrderState.ARMED, OrderState.SENDING, OrderState.CANCELED, OrderState.MISSED}),
+    # From here and from NEEDS_PERSON the sender may refuse before it begins: a credential that does not open.
+    OrderState.ARMED: frozenset({
+        OrderState.ARMED, OrderState.SENDING, OrderState.REJECTED, OrderState.CANCELED, OrderState.MISSED,
+    }),
     OrderState.SENDING: frozenset({
         OrderState.LIVE, OrderState.NEEDS_PERSON, OrderState.MISSED, OrderState.REJECTED, OrderState.CANCELED,
     }),
-    OrderState.NEEDS_PERSON: frozenset({OrderState.LIVE, OrderState.SENDING, OrderState.MISSED, OrderState.CANCELED}),
+    OrderState.NEEDS_PERSON: frozenset({
+        OrderState.LIVE, OrderState.SENDING, OrderState.MISSED, OrderState.REJECTED, OrderState.CANCELED,
+    }),
     OrderState.LIVE: frozenset({
         OrderState.PINNED, OrderState.REMOVED, OrderState.STUBBED, OrderState.FINISHED, OrderState.GONE,
     }),

@@ -145,6 +145,12 @@ def test_what_is_over_stays_over() -> None:
         assert not [state for state in OrderState if state is not over and may_become(over, state)]
 
 
+@pytest.mark.parametrize("state", [OrderState.ARMED, OrderState.SENDING, OrderState.NEEDS_PERSON])
+def test_what_may_be_sent_may_be_refused(state: OrderState) -> None:
+    """Also before the attempt stands in the ledger: where the credential does not open there is none."""
+    assert may_become(state, OrderState.REJECTED)
+
+
 class Script:
     """A world that answers as it is told."""
 

@@ -13,8 +13,10 @@ from domain.errors import InvalidInput, NotFound, StateError
 from domain.jobs import JobAction
 from domain.publishing.orders import OrderChange
 from gateways.standin_telegram import Fault, FaultKind, StandInTelegram
+from repositories.jobs import JobRepository
 from repositories.publishing.bots import BotRepository
 from repositories.publishing.orders import OrderRepository
+from repositories.webhooks import WebhookRepository
 from services.jobs import JobRequest
 from services.publishing.dialogs import BotPoller
 from tests.replay.publishing import talk
@@ -191,6 +193,17 @@ class TestOrder:
         ledger = await orders.shop.ledger(order_id)
         assert ledger is not None
         assert ledger.error_code == "E.TELEGRAM.RIGHTS"
+
+    async def test_refused_by_our_own_worker_people_are_told(self, orders: Orders) -> None:
+        """No worker serves such channels: the attempt is refused before it stands in the ledger."""
+        channel = await orders.shop.add_channel(CHAT, gateway="file")
+        advertiser = {"name": "Ada", "notify": {"webhook_url": "https://example.org/hook", "telegram_chat_id": 78}}
+        order_id = await orders.book(channel, "unserved", advertiser=advertiser)
+        assert (await orders.until_job(order_id, "failed")).state == "rejected"
+        async with orders.shop.database.tenant(orders.shop.tenant_id) as connection:
+            assert (await JobRepository(connection).get_document(order_id)).error_code == "E.CHANNEL.UNSERVED"
+            told = await WebhookRepository(connection).get_deliveries(limit=9, before=None, job_id=order_id)
+        assert [one.type for one in told if one.type.startswith("order.")] == ["order.rejected"]
 
     async def test_late_is_missed_and_never_a_surprise(self, orders: Orders) -> None:
         """The other side asks for a minute's silence, the tolerance is a second: the post does not go out."""
