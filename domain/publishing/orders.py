@@ -19,7 +19,7 @@ SEQUENCE_KIND: Final = "publishing.sequence"
 CHECK_KIND: Final = "publishing.check"
 
 FEWEST_TOLERANCE_SECONDS: Final = 1
-POSTS_PER_MINUTE: Final = 20
+MESSAGES_PER_MINUTE: Final = 20
 
 
 class OrderState(StrEnum):

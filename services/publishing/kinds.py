@@ -16,8 +16,8 @@ from domain.jobs import WaitingKind, WaitingOn
 from domain.publishing.content import PostContent, content_faults, render
 from domain.publishing.orders import (
     CHECK_KIND,
+    MESSAGES_PER_MINUTE,
     ORDER_KIND,
-    POSTS_PER_MINUTE,
     SEQUENCE_KIND,
     CheckInput,
     OrderInput,
@@ -35,6 +35,7 @@ from workflows.publishing import CHECK_WORKFLOW, ORDER_WORKFLOW, SEQUENCE_WORKFL
 
 _FURTHEST: Final = timedelta(days=366)
 _PAST_TOLERANCE: Final = timedelta(minutes=5)
+_HALF_A_MINUTE: Final = timedelta(seconds=30)
 
 
 def publishing_kinds(database: Database, *, max_orders: int, exempt_hosts: Sequence[str]) -> list[JobKind]:
@@ -284,16 +285,15 @@ async def crowd_fault(
     *,
     besides: UUID | None = None,
 ) -> FieldFault | None:
-    """Whether the channel has more posts in that minute, ``besides`` left out, than its system lets through."""
-    around = await OrderRepository(connection).count_around(channel.id, publish_at, besides=besides)
-    if channel.gateway == "telegram" and around + render_count(wanted) > POSTS_PER_MINUTE:
-        return FieldFault("/input/publish_at", f"the channel has {around} posts in that minute already")
+    """Whether the channel has more messages in that minute, ``besides`` left out, than its system lets through."""
+    if channel.gateway != "telegram":
+        return None
+    first, last = publish_at - _HALF_A_MINUTE, publish_at + _HALF_A_MINUTE
+    booked = await OrderRepository(connection).get_booked(channel.id, first=first, last=last, besides=besides)
+    around = sum(row.messages for row in booked)
+    if around + wanted.content.messages > MESSAGES_PER_MINUTE:
+        return FieldFault("/input/publish_at", f"the channel has {around} messages in that minute already")
     return None
-
-
-def render_count(wanted: OrderInput) -> int:
-    """How many messages a post is."""
-    return max(len(wanted.content.media), 1)
 
 
 def post_faults(content: PostContent, below: str = "/content") -> list[FieldFault]:

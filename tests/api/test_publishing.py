@@ -157,6 +157,21 @@ class TestOrders:
         answer = await front.http.patch(f"/orders/{order['id']}", json={"slot_id": slot_id})
         assert pointers(answer) == ["/publish_at"]
 
+    async def test_an_album_is_as_many_messages_as_it_has_items(self, front: Front, database: Database) -> None:
+        channel = await connect(front, database)
+        starts = datetime.now(UTC) + timedelta(hours=1)
+        album = {"media": [{"url": "https://example.org/a.jpg"}] * 10}
+        answers = []
+        for place, content in enumerate((album, album, {"text": "one too many"})):
+            slot = {
+                "starts_at": (starts + timedelta(seconds=place)).isoformat(),
+                "ends_at": (starts + timedelta(seconds=place + 1)).isoformat(),
+            }
+            slot_id = (await front.http.post(f"/channels/{channel['id']}/slots", json=slot)).json()["id"]
+            answers.append(await front.http.post("/orders", json={"slot_id": slot_id, "content": content}))
+        assert [answer.status_code for answer in answers] == [202, 202, 422]
+        assert pointers(answers[-1]) == ["/publish_at"]
+
     async def test_without_its_workflow_a_change_is_no_promise(self, front: Front, database: Database) -> None:
         slot_id = await offer(front, await connect(front, database))
         order = (await front.http.post("/orders", json={"slot_id": slot_id, "content": {"text": "x"}})).json()
