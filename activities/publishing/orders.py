@@ -13,7 +13,7 @@ from activities.errors import as_failures, to_failure
 from activities.publishing.desk import Counter, PublishingDesk
 from activities.publishing.notices import Notices
 from core.logging import bind_job
-from domain.errors import Outcome, ProviderError, StateError
+from domain.errors import FieldFault, InvalidInput, Outcome, ProviderError, StateError
 from domain.jobs import JobRef, WaitingKind, WaitingOn
 from domain.model import Frozen
 from domain.publishing.channels import Change
@@ -30,7 +30,7 @@ from domain.publishing.orders import (
 )
 from domain.publishing.times import REMOVE_BY
 from repositories.jobs import JobRepository
-from repositories.publishing.channels import ChannelRepository
+from repositories.publishing.channels import ChannelRepository, SlotRepository
 from repositories.publishing.ledger import LedgerRepository
 from repositories.publishing.orders import ASKED, OrderRepository
 from repositories.rows import AnyRow
@@ -176,7 +176,7 @@ class OrderActivities:
 
     @activity.defn(name="change_order")
     async def change_order(self, change: ChangeOrderInput) -> Armed:
-        """Re-book or edit. Fails without another try where sending has begun, or the slot was taken meanwhile."""
+        """Re-book or edit. Fails without another try where sending has begun, or the slot was taken or withdrawn."""
         with bind_job(change.job, step="change"), as_failures():
             async with self._desk.database.tenant(change.job.tenant_id) as connection:
                 repository = OrderRepository(connection)
@@ -187,6 +187,8 @@ class OrderActivities:
                     for name in ("slot_id", "publish_at", "remove_at", "latest_at")
                     if (value := getattr(change, name)) is not None
                 }
+                if change.slot_id is not None and change.slot_id != order.slot_id:
+                    await _hold_slot(connection, change.slot_id)
                 if change.content_sha256 is not None:
                     values |= self._new_content(order, change.content_sha256)
                 await repository.change(order.id, **values)
@@ -411,6 +413,13 @@ async def report_of(connection: AsyncConnection, order_id: UUID) -> dict[str, An
         "resolved_by": None if row is None else row.resolved_by,
         "views": [{"source": one.source, "views": one.views, "at": one.at.isoformat()} for one in views],
     }
+
+
+async def _hold_slot(connection: AsyncConnection, slot_id: UUID) -> None:
+    """Keep a slot on offer until the transaction ends. Raises InvalidInput where it is not any more."""
+    if await SlotRepository(connection).get_offered_or_none(slot_id) is None:
+        fault = FieldFault("/slot_id", "is not a slot on offer")
+        raise InvalidInput("the slot is not on offer any more", faults=[fault])
 
 
 async def _take_down(counter: Counter, message_ids: Sequence[int]) -> Change:

@@ -109,8 +109,8 @@ class BookingDesk:
             yield crowded
 
     async def book_order(self, connection: AsyncConnection, tenant_id: UUID, job_id: UUID, wanted: OrderInput) -> None:
-        """Write the order of a job down. Raises InvalidInput where the slot was taken meanwhile."""
-        slot = await SlotRepository(connection).get_or_none(wanted.slot_id)
+        """Write the order of a job down. Raises InvalidInput where the slot was taken or withdrawn meanwhile."""
+        slot = await SlotRepository(connection).get_offered_or_none(wanted.slot_id)
         publish_at = None if slot is None else publish_moment(wanted, slot)
         if slot is None or not isinstance(publish_at, datetime):
             raise _invalid(FieldFault("/input/slot_id", "is not a slot on offer"))
