@@ -347,13 +347,17 @@ class EffectActivities:
     async def decide_post(self, step: DecideInput) -> None:
         """Write down what a person decided: it is out, it is not and goes out again, or it is given up.
 
-        Fails for good with E.JOB.STATE where what is known of the post speaks against it.
+        May be repeated after its answer was lost. Fails for good with E.JOB.STATE where what is known of the post
+        speaks against the decision.
         """
         with bind_job(step.job, step="decide"), as_failures():
             async with self._desk.database.tenant(step.job.tenant_id) as connection:
                 repository, ledger = OrderRepository(connection), LedgerRepository(connection)
                 order = await repository.get_one(step.order_id, lock=True)
-                check_decision(order, await ledger.get_or_none(order.id, POST, lock=True), step.decision)
+                row = await ledger.get_or_none(order.id, POST, lock=True)
+                if step.decision == "give_up" and _is_given_up(order, row):
+                    return  # by an earlier try of this very step: the other decisions leave the order open to a repeat
+                check_decision(order, row, step.decision)
                 await repository.close_tasks(order.id, kinds=ASKED, resolution=step.decision)
                 if step.decision == "sent":
                     await self._go_live(connection, order, step.message_ids, resolved_by="person")
@@ -395,6 +399,15 @@ def check_decision(order: AnyRow, row: AnyRow | None, decision: str) -> None:
         raise StateError("no attempt to send the post was made, so it cannot be out")
     if OrderState(order.state) in OVER:
         raise StateError(f"the order is {order.state}")
+
+
+def _is_given_up(order: AnyRow, row: AnyRow | None) -> bool:
+    """Whether a person has given the post up, and it is missed."""
+    return (
+        OrderState(order.state) is OrderState.MISSED
+        and row is not None
+        and (row.state, row.resolved_by) == (EffectState.MISSED, "person")
+    )
 
 
 def _person_wait(order_id: UUID) -> dict[str, Any]:
