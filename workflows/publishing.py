@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.publishing.channels import Sight
     from domain.publishing.effects import Attempt, Attempted, End, Ended, carry_effect
     from domain.publishing.orders import BEFORE_SENDING, OVER, PUBLISHED, Armed, OrderState
+    from domain.publishing.times import LEAD
     from workflows.jobs import JobResult, JobWorkflow
     from workflows.options import LOOK, RECORD, REPEATABLE, SEND
 
@@ -37,8 +38,6 @@ ORDER_WORKFLOW: Final = "PublishOrder"
 SEQUENCE_WORKFLOW: Final = "DeliverSequence"
 CHECK_WORKFLOW: Final = "CheckChannel"
 
-_LEAD: Final = timedelta(milliseconds=250)
-"""How long before its time an order is handed to its sender, who is there then when the time comes."""
 _AGAIN_WITHOUT_RIGHTS: Final = timedelta(minutes=10)
 _LAST_CALL: Final = timedelta(minutes=25)
 _FOR_GOOD: Final = {
@@ -51,7 +50,7 @@ _FOR_GOOD: Final = {
 
 def _lead() -> timedelta:
     # Orders that were asleep before there was a lead wake at their very time.
-    return _LEAD if workflow.patched("lead") else timedelta(0)
+    return LEAD if workflow.patched("lead") else timedelta(0)
 
 
 class Decision(Frozen):

@@ -176,41 +176,24 @@ class OrderActivities:
 
     @activity.defn(name="change_order")
     async def change_order(self, change: ChangeOrderInput) -> Armed:
-        """Re-book or edit. Fails without another try where sending has begun, or the slot was taken or withdrawn."""
+        """Re-book or edit. Fails without another try where sending has begun, or the slot was taken or withdrawn.
+
+        May be repeated after its answer was lost: what is done already is left alone, and answered as before.
+        """
         with bind_job(change.job, step="change"), as_failures():
             async with self._desk.database.tenant(change.job.tenant_id) as connection:
-                repository = OrderRepository(connection)
-                order = await repository.get_one(change.order_id, lock=True)
+                order = await OrderRepository(connection).get_one(change.order_id, lock=True)
                 check_changeable(OrderState(order.state), what="a change")
                 values: dict[str, Any] = {
                     name: value
                     for name in ("slot_id", "publish_at", "remove_at", "latest_at")
-                    if (value := getattr(change, name)) is not None
+                    if (value := getattr(change, name)) not in {None, getattr(order, name)}
                 }
-                if change.slot_id is not None and change.slot_id != order.slot_id:
-                    await _hold_slot(connection, change.slot_id)
-                if change.content_sha256 is not None:
-                    values |= self._new_content(order, change.content_sha256)
-                await repository.change(order.id, **values)
-                order = await repository.get_one(change.order_id)
-                await JobRepository(connection).record(
-                    job_id=order.job_id,
-                    event="order.changed",
-                    data={
-                        "order_id": str(order.id),
-                        "changed": sorted({*values} - {"pending"}),
-                        "version": order.version,
-                    },
-                    values={"waiting_on": _wait_in(OrderState(order.state), order)},
-                )
-                return _armed(order)
-
-    def _new_content(self, order: AnyRow, sha256: str) -> dict[str, Any]:
-        if order.approved_sha256 is not None:
-            raise StateError("the content was approved as it is")
-        if order.pending is None or render(PostContent.model_validate(order.pending)).sha256 != sha256:
-            raise StateError("another change of the content came later")
-        return {"content": order.pending, "content_sha256": sha256, "pending": None}
+                if "slot_id" in values:
+                    await _hold_slot(connection, values["slot_id"])
+                if change.content_sha256 not in {None, order.content_sha256}:
+                    values |= _new_content(order, change.content_sha256)
+                return _armed(await _change(connection, order, values) if values else order)
 
     @activity.defn(name="move_order")
     async def move_order(self, move: MoveOrderInput) -> bool:
@@ -413,6 +396,30 @@ async def report_of(connection: AsyncConnection, order_id: UUID) -> dict[str, An
         "resolved_by": None if row is None else row.resolved_by,
         "views": [{"source": one.source, "views": one.views, "at": one.at.isoformat()} for one in views],
     }
+
+
+async def _change(connection: AsyncConnection, order: AnyRow, values: Mapping[str, Any]) -> AnyRow:
+    """Write a change down, and say so in the timeline; the order as it is then."""
+    repository = OrderRepository(connection)
+    await repository.change(order.id, **values)
+    order = await repository.get_one(order.id)
+    changed = sorted({*values} - {"pending"})
+    await JobRepository(connection).record(
+        job_id=order.job_id,
+        event="order.changed",
+        data={"order_id": str(order.id), "changed": changed, "version": order.version},
+        values={"waiting_on": _wait_in(OrderState(order.state), order)},
+    )
+    return order
+
+
+def _new_content(order: AnyRow, sha256: str | None) -> dict[str, Any]:
+    """The content that waits in the order's row. Raises StateError where it is not the one that was asked for."""
+    if order.approved_sha256 is not None:
+        raise StateError("the content was approved as it is")
+    if order.pending is None or render(PostContent.model_validate(order.pending)).sha256 != sha256:
+        raise StateError("another change of the content came later")
+    return {"content": order.pending, "content_sha256": sha256, "pending": None}
 
 
 async def _hold_slot(connection: AsyncConnection, slot_id: UUID) -> None:
