@@ -205,6 +205,7 @@ class OrderWorkflow(SoftlyCanceled):
         self._booking = asyncio.Lock()
         self._view: OrderView | None = None
         self._armed: Armed | None = None
+        self._latest_at: datetime | None = None
         self._changes = 0
         self._closed_to_changes = False
         self._settled = False
@@ -250,6 +251,9 @@ class OrderWorkflow(SoftlyCanceled):
                 raise ApplicationError("sending has begun, or the order is over", type="E.JOB.STATE")
             self._armed = await workflow.execute_local_activity_method(OrderActivities.change_order, change, **RECORD)
             self._changes += 1
+            # A wait for approval that was under way before this was patched keeps its first end.
+            if change.latest_at is not None and workflow.patched("approval moves"):
+                self._latest_at = change.latest_at
             return self._armed
 
     @workflow.update(name="cancel_order")
@@ -274,7 +278,7 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _publish(self) -> None:
         self._view = await self._post.load()
-        self._armed = self._view.armed
+        self._armed, self._latest_at = self._view.armed, self._view.latest_at
         state = self._view.state
         if state in _FOR_GOOD:
             raise ApplicationError(f"the order is {state.value}", type=_FOR_GOOD[state])
@@ -303,13 +307,9 @@ class OrderWorkflow(SoftlyCanceled):
         await self._sleep_until_due()
 
     async def _await_approval(self, state: OrderState) -> None:
-        assert self._view is not None
         if state is not OrderState.APPROVAL:
             self._armed = await self._local(OrderActivities.await_approval)
-        left = max(self._view.latest_at - workflow.now(), timedelta(0))
-        try:
-            await workflow.wait_condition(lambda: self._approved is not None or self.wants_out, timeout=left)
-        except TimeoutError:
+        if not await self._hear_owner():
             await self._miss()
         if self._approved is False:
             await self._move(OrderState.REJECTED, code="E.ORDER.NOT_APPROVED")
@@ -318,6 +318,28 @@ class OrderWorkflow(SoftlyCanceled):
             )
         if self._approved:
             self._armed = await self._local(OrderActivities.approve_order)
+
+    async def _hear_owner(self) -> bool:
+        """Wait for the owner, or a cancellation, until it is too late, whenever that is meanwhile: then False."""
+        while True:
+            latest_at = self._latest_at
+            assert latest_at is not None
+            try:
+                await workflow.wait_condition(
+                    lambda latest_at=latest_at: self._is_heard() or self._latest_at != latest_at,  # type: ignore[misc]
+                    timeout=max(latest_at - workflow.now(), timedelta(0)),
+                )
+            except TimeoutError:
+                async with self._booking:
+                    # A change that was under way has its say before the door is shut.
+                    if self._latest_at == latest_at:
+                        self._closed_to_changes = True
+                        return False
+            if self._is_heard():
+                return True
+
+    def _is_heard(self) -> bool:
+        return self._approved is not None or self.wants_out
 
     async def _sleep_until_due(self) -> None:
         """Sleep until the time of the order, whatever that has become meanwhile; then close it to changes."""

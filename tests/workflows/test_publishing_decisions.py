@@ -204,6 +204,18 @@ class TestApproval:
         row = await orders.shop.order(order_id)
         assert row.approved_sha256 in {None, row.content_sha256}
 
+    async def test_has_as_long_as_the_order_that_was_moved(self, orders: Orders) -> None:
+        """The owner answers after the time that the order had at first, and before that which it has now."""
+        channel = await orders.shop.add_channel(CHAT, requires_approval=True)
+        order_id = await orders.book(channel, "moved", within=5, lasts=60, late={"tolerance_seconds": 1})
+        first = (await orders.until(order_id, "approval")).latest_at
+        slot_id = await orders.shop.add_slot(channel, datetime.now(UTC) + timedelta(minutes=10))
+        await orders.service.change_order(orders.shop.tenant_id, order_id, OrderChange(slot_id=slot_id))
+        await eventually(lambda: asyncio.sleep(0, datetime.now(UTC) > first + timedelta(seconds=1)))
+        assert (await orders.shop.order(order_id)).state == "approval"
+        await orders.jobs.act(orders.shop.tenant_id, order_id, JobAction.APPROVE)
+        await orders.until(order_id, "armed")
+
     async def test_is_not_forgotten_by_a_pause(self, orders: Orders) -> None:
         channel = await orders.shop.add_channel(CHAT, requires_approval=True)
         order_id = await orders.book(channel, "seen", within=600)
