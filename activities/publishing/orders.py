@@ -27,6 +27,8 @@ from domain.publishing.orders import (
     OrderInput,
     OrderState,
     check_changeable,
+    removal_fault,
+    takes_deleting,
 )
 from domain.publishing.times import REMOVE_BY
 from repositories.jobs import JobRepository
@@ -193,6 +195,7 @@ class OrderActivities:
                     await _hold_slot(connection, values["slot_id"])
                 if change.content_sha256 not in {None, order.content_sha256}:
                     values |= _new_content(order, change.content_sha256)
+                    await _check_end(connection, order, values)
                 return _armed(await _change(connection, order, values) if values else order)
 
     @activity.defn(name="move_order")
@@ -420,6 +423,22 @@ def _new_content(order: AnyRow, sha256: str | None) -> dict[str, Any]:
     if order.pending is None or render(PostContent.model_validate(order.pending)).sha256 != sha256:
         raise StateError("another change of the content came later")
     return {"content": order.pending, "content_sha256": sha256, "pending": None}
+
+
+async def _check_end(connection: AsyncConnection, order: AnyRow, values: Mapping[str, Any]) -> None:
+    """Raise StateError where a post whose end would take deleting with its new content could not be deleted."""
+    finish, before, after = order.wish["finish"], order.content, values["content"]
+    was, becomes = (takes_deleting(finish, PostContent.model_validate(one)) for one in (before, after))
+    if was or not becomes:
+        return
+    channel = await ChannelRepository(connection).get_one(order.channel_id)
+    starts, ends = (values.get(name, getattr(order, name)) for name in ("publish_at", "remove_at"))
+    content, limited = PostContent.model_validate(after), channel.gateway == "telegram"
+    fault = removal_fault(starts, ends, finish=finish, content=content, limited=limited)
+    if fault is not None:
+        raise StateError(f"the post {fault}")
+    if not channel.rights.get("can_delete"):
+        raise StateError("the bot may not delete in this channel, which the end of an album takes")
 
 
 async def _hold_slot(connection: AsyncConnection, slot_id: UUID) -> None:

@@ -25,6 +25,7 @@ from domain.publishing.orders import (
     SequenceInput,
     moment_of,
     removal_fault,
+    takes_deleting,
 )
 from domain.webhooks import AddressRefused, check_url
 from repositories.publishing.channels import ChannelRepository, SlotRepository
@@ -240,7 +241,7 @@ def channel_faults(channel: AnyRow, wanted: OrderInput) -> Iterator[str]:
     yield from readiness_faults(channel)
     if channel.state == "ready":
         rights = channel.rights
-        if wanted.finish == "remove" and not rights.get("can_delete"):
+        if takes_deleting(wanted.finish, wanted.content) and not rights.get("can_delete"):
             yield "the bot may not delete in this channel"
         if (wanted.pin or wanted.finish == "stub") and not rights.get("can_edit"):
             yield "the bot may neither pin nor edit in this channel"
@@ -262,7 +263,7 @@ def time_faults(publish_at: datetime, slot: AnyRow, channel: AnyRow, wanted: Ord
     if not slot.starts_at <= publish_at < slot.ends_at:
         yield FieldFault("/input/publish_at", "lies outside the slot")
     limited = channel.gateway == "telegram"
-    fault = removal_fault(publish_at, slot.ends_at, finish=wanted.finish, limited=limited)
+    fault = removal_fault(publish_at, slot.ends_at, finish=wanted.finish, content=wanted.content, limited=limited)
     if fault is not None:
         yield FieldFault("/input/finish", fault)
 

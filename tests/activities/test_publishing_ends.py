@@ -1,14 +1,16 @@
 """The end of a post, on the stand-in: over only when all of it is provably gone or overwritten."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 from temporalio.exceptions import ApplicationError
 
-from activities.publishing.orders import OrderActivities, OrderStep
+from activities.publishing.orders import ChangeOrderInput, OrderActivities, OrderStep
 from core.database import Database
 from domain.publishing.content import MediaItem, PostContent, render
+from domain.publishing.orders import OrderInput
 from gateways.standin_telegram import Fault, FaultKind, StandInTelegram
 from repositories.publishing.orders import OrderRepository
 from repositories.rows import AnyRow
@@ -52,6 +54,29 @@ async def test_album_is_not_over_while_its_pictures_stay(shop: Shop) -> None:
     assert await activities.end_order(step) == "removed"
     assert chat.messages == {}
     assert await tasks(shop, step) == [("remove", False)]
+
+
+@pytest.mark.parametrize(("hours", "rights", "is_taken"), [(72, True, False), (24, False, False), (24, True, True)])
+async def test_stub_becomes_an_album_only_where_that_can_be_deleted(
+    shop: Shop, hours: int, rights: bool, is_taken: bool
+) -> None:
+    channel = await shop.add_channel(CHAT, rights={"can_edit": True, "can_delete": rights})
+    starts, lasts = datetime.now(UTC) + timedelta(hours=1), timedelta(hours=hours)
+    slot_id = await shop.add_slot(channel, starts, lasts=lasts)
+    wish = OrderInput(slot_id=slot_id, content=ALBUM, finish="stub").model_dump(mode="json")
+    job, order_id = await shop.add_order(
+        channel, "one", slot_id=slot_id, wish=wish, publish_at=starts, remove_at=starts + lasts,
+        pending=ALBUM.model_dump(mode="json"),
+    )  # fmt: skip
+    changing = OrderActivities(shop.desk).change_order(
+        ChangeOrderInput(job=job, order_id=order_id, content_sha256=render(ALBUM).sha256)
+    )
+    if is_taken:
+        await changing
+    else:
+        with pytest.raises(ApplicationError, match="delete"):
+            await changing
+    assert bool((await shop.order(order_id)).content["media"]) is is_taken
 
 
 async def test_refusal_of_another_kind_opens_the_task_too(shop: Shop) -> None:

@@ -137,7 +137,19 @@ class TestOrders:
         slot_id = await offer(front, await connect(front, database), lasts=72)
         wish = {"slot_id": slot_id, "content": {"text": "x"}}
         assert pointers(await front.http.post("/orders", json=wish)) == ["/finish"]
-        assert (await front.http.post("/orders", json={**wish, "finish": "stub"})).status_code == 202
+        album = {"media": [{"url": "https://example.org/a.jpg"}] * 2}
+        stubbed = {**wish, "finish": "stub"}
+        assert pointers(await front.http.post("/orders", json={**stubbed, "content": album})) == ["/finish"]
+        assert (await front.http.post("/orders", json=stubbed)).status_code == 202
+
+    async def test_album_that_is_overwritten_takes_the_right_to_delete(self, front: Front, database: Database) -> None:
+        slot_id = await offer(front, await connect(front, database))
+        async with database.tenant(front.tenant_id) as connection:
+            await connection.execute(update(channels).values(rights={"can_post": True, "can_edit": True}))
+        album = {"media": [{"url": "https://example.org/a.jpg"}] * 2}
+        wish = {"slot_id": slot_id, "content": album, "finish": "stub"}
+        assert pointers(await front.http.post("/orders", json=wish)) == ["/slot_id"]
+        assert (await front.http.post("/orders", json={**wish, "content": {"text": "x"}})).status_code == 202
 
     async def test_more_than_the_channel_takes_in_a_minute(self, front: Front, database: Database) -> None:
         channel = await connect(front, database)

@@ -135,9 +135,13 @@ class TestTimes:
     def test_48_hours(self) -> None:
         start = datetime(2026, 1, 1, tzinfo=UTC)
         long = start + timedelta(hours=72)
-        assert removal_fault(start, long, finish="remove", limited=True)
-        assert removal_fault(start, long, finish="stub", limited=True) is None
-        assert removal_fault(start, long, finish="remove", limited=False) is None
+        one, album = PostContent(text="x"), PostContent(media=(PHOTO,) * 2)
+        assert removal_fault(start, long, finish="remove", content=one, limited=True)
+        assert removal_fault(start, long, finish="stub", content=one, limited=True) is None
+        assert removal_fault(start, long, finish="remove", content=one, limited=False) is None
+        assert removal_fault(start, long, finish="stub", content=album, limited=True)
+        assert removal_fault(start, long, finish="stub", content=album, limited=False) is None
+        assert removal_fault(start, long, finish="keep", content=album, limited=True) is None
 
 
 def test_what_is_over_stays_over() -> None:
