@@ -257,8 +257,8 @@ def publishing_activities(post: Publishing) -> list[Any]:
         effects.send_post, effects.settle_post, effects.probe_post, effects.ask_person, effects.decide_post,
         orders.load_order, orders.load_sequence, orders.arm_order, orders.await_approval, orders.approve_order,
         orders.change_order, orders.move_order, orders.ask_about_late, orders.pin_order, orders.end_order,
-        orders.finish_order, orders.watch_order, orders.count_views, orders.report_order, orders.notify,
-        checks.check_channel, checks.check_links, post.dialogs.take_turn,
+        orders.finish_order, orders.give_up_pin, orders.watch_order, orders.count_views, orders.report_order,
+        orders.notify, checks.check_channel, checks.check_links, post.dialogs.take_turn,
     ]  # fmt: skip
 
 

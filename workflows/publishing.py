@@ -40,6 +40,8 @@ CHECK_WORKFLOW: Final = "CheckChannel"
 
 _AGAIN_WITHOUT_RIGHTS: Final = timedelta(minutes=10)
 _LAST_CALL: Final = timedelta(minutes=25)
+_PIN_AT_LEAST: Final = timedelta(seconds=5)
+"""How long a pin is tried, however soon the post has to go."""
 _FOR_GOOD: Final = {
     OrderState.MISSED: "E.ORDER.MISSED",
     OrderState.REJECTED: "E.ORDER.REJECTED",
@@ -432,7 +434,7 @@ class OrderWorkflow(SoftlyCanceled):
     async def _stay_live(self, view: OrderView) -> None:
         await self._notify("live")
         if view.pin and view.state is OrderState.LIVE and not self.wants_out:
-            await workflow.execute_activity_method(OrderActivities.pin_order, self._step(), summary="pin", **REPEATABLE)
+            await self._pin(view)
         there = await self._watch(view)
         if there:
             await self._count_views()
@@ -440,6 +442,18 @@ class OrderWorkflow(SoftlyCanceled):
         await self._notify("ended" if there else "gone")
         if self.wants_out:
             raise asyncio.CancelledError
+
+    async def _pin(self, view: OrderView) -> None:
+        """Pin, until the post has to go at the latest; that it cannot be done keeps no post from its end."""
+        options, ends = REPEATABLE.copy(), self._ends_at(view, None)
+        if ends is not None:
+            options["schedule_to_close_timeout"] = max(ends - workflow.now(), _PIN_AT_LEAST)
+        try:
+            await workflow.execute_activity_method(OrderActivities.pin_order, self._step(), summary="pin", **options)
+        except ActivityError:
+            if not workflow.patched("ends unpinned"):
+                raise
+            await self._local(OrderActivities.give_up_pin)
 
     async def _watch(self, view: OrderView) -> bool:
         """Look after the post until its end; whether it is still there."""

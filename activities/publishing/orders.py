@@ -18,7 +18,7 @@ from domain.jobs import JobRef, WaitingKind, WaitingOn
 from domain.model import Frozen
 from domain.publishing.channels import Change
 from domain.publishing.content import PostContent, render
-from domain.publishing.effects import POST, EffectState, Policy
+from domain.publishing.effects import PIN, POST, EffectState, Policy
 from domain.publishing.orders import (
     BEFORE_SENDING,
     OVER,
@@ -35,9 +35,9 @@ from repositories.jobs import JobRepository
 from repositories.publishing.channels import ChannelRepository, SlotRepository
 from repositories.publishing.ledger import LedgerRepository
 from repositories.publishing.orders import ASKED, OrderRepository
+from repositories.publishing.reports import report_of
 from repositories.rows import AnyRow
 
-PIN: Final = "pin"
 END: Final = "end"
 
 
@@ -249,11 +249,27 @@ class OrderActivities:
             order, counter = await self._reach(step)
             change = await counter.gateway.pin(counter.secret, counter.target, order.message_ids[0])
             async with self._desk.database.tenant(step.job.tenant_id) as connection:
+                repository = OrderRepository(connection)
+                fresh = await repository.get_one(order.id, lock=True)
                 await self._note(connection, order, PIN, change)
                 if change is Change.DONE:
-                    fresh = await OrderRepository(connection).get_one(order.id, lock=True)
-                    await OrderRepository(connection).move(fresh, OrderState.PINNED)
+                    await repository.close_tasks(order.id, kinds=[PIN], resolution=change.value)
+                    await repository.move(fresh, OrderState.PINNED)
+                elif change is Change.DENIED:
+                    await _ask_to_pin(connection, order)
             return change
+
+    @activity.defn(name="give_up_pin")
+    async def give_up_pin(self, step: OrderStep) -> None:
+        """The channel could not be reached in order to pin: the owner gets a task, and the report says so."""
+        with bind_job(step.job, step=PIN):
+            async with self._desk.database.tenant(step.job.tenant_id) as connection:
+                order = await OrderRepository(connection).get_one(step.order_id, lock=True)
+                await LedgerRepository(connection).put(
+                    tenant_id=order.tenant_id, order_id=order.id, effect=PIN, channel_id=order.channel_id,
+                    state=EffectState.UNKNOWN, detail="unreached",
+                )  # fmt: skip
+                await _ask_to_pin(connection, order)
 
     @activity.defn(name="end_order")
     async def end_order(self, step: OrderStep) -> OrderState:
@@ -299,8 +315,7 @@ class OrderActivities:
                     detail="the bot can neither delete nor edit all of the post; remove it by hand or restore rights",
                 )  # fmt: skip
             elif state in OVER and OrderState(fresh.state) not in OVER:
-                await repository.close_tasks(order.id, kinds=["remove"], resolution=state.value)
-                await repository.move(fresh, state, ended_at=func.now(), data={"how": change.value})
+                await _end(connection, fresh, state, data={"how": change.value})
 
     @activity.defn(name="finish_order")
     async def finish_order(self, step: OrderStep) -> OrderState:
@@ -313,7 +328,7 @@ class OrderActivities:
                 repository = OrderRepository(connection)
                 order = await repository.get_one(step.order_id, lock=True)
                 if OrderState(order.state) not in OVER:
-                    await repository.move(order, OrderState.FINISHED, ended_at=func.now())
+                    await _end(connection, order, OrderState.FINISHED)
                     return OrderState.FINISHED
                 return OrderState(order.state)
 
@@ -330,7 +345,7 @@ class OrderActivities:
                 fresh = await repository.get_one(order.id, lock=True)
                 if OrderState(fresh.state) in PUBLISHED:
                     early = {"early_by_seconds": _early_by(fresh)}
-                    await repository.move(fresh, OrderState.GONE, ended_at=func.now(), data=early)
+                    await _end(connection, fresh, OrderState.GONE, data=early)
             return False
 
     @activity.defn(name="count_views")
@@ -380,27 +395,6 @@ class OrderActivities:
         )  # fmt: skip
 
 
-async def report_of(connection: AsyncConnection, order_id: UUID) -> dict[str, Any]:
-    """What is said about an order in the end."""
-    order = await OrderRepository(connection).get_one(order_id)
-    row = await LedgerRepository(connection).get_or_none(order_id, POST)
-    views = await OrderRepository(connection).get_views(order_id)
-    stayed = (order.ended_at - order.sent_at).total_seconds() if order.ended_at and order.sent_at else None
-    return {
-        "order_id": str(order.id),
-        "state": order.state,
-        "message_ids": order.message_ids,
-        "publish_at": order.publish_at.isoformat(),
-        "sent_at": order.sent_at and order.sent_at.isoformat(),
-        "ended_at": order.ended_at and order.ended_at.isoformat(),
-        "drift_ms": order.drift_ms,
-        "stayed_seconds": stayed,
-        "sends": 0 if row is None else row.sends,
-        "resolved_by": None if row is None else row.resolved_by,
-        "views": [{"source": one.source, "views": one.views, "at": one.at.isoformat()} for one in views],
-    }
-
-
 async def _change(connection: AsyncConnection, order: AnyRow, values: Mapping[str, Any]) -> AnyRow:
     """Write a change down, and say so in the timeline; the order as it is then."""
     repository = OrderRepository(connection)
@@ -446,6 +440,22 @@ async def _hold_slot(connection: AsyncConnection, slot_id: UUID) -> None:
     if await SlotRepository(connection).get_offered_or_none(slot_id) is None:
         fault = FieldFault("/slot_id", "is not a slot on offer")
         raise InvalidInput("the slot is not on offer any more", faults=[fault])
+
+
+async def _ask_to_pin(connection: AsyncConnection, order: AnyRow) -> None:
+    await OrderRepository(connection).open_task(
+        tenant_id=order.tenant_id, order_id=order.id, kind=PIN,
+        detail="the bot could not pin the post; pin it by hand, and look at the rights of the bot",
+    )  # fmt: skip
+
+
+async def _end(
+    connection: AsyncConnection, order: AnyRow, state: OrderState, *, data: Mapping[str, Any] | None = None
+) -> None:
+    """The post is over, and with it what its owner was asked to do by hand."""
+    repository = OrderRepository(connection)
+    await repository.close_tasks(order.id, kinds=[PIN, "remove"], resolution=state.value)
+    await repository.move(order, state, ended_at=func.now(), data=data)
 
 
 async def _take_down(counter: Counter, message_ids: Sequence[int]) -> Change:

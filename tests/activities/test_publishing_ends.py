@@ -13,6 +13,7 @@ from domain.publishing.content import MediaItem, PostContent, render
 from domain.publishing.orders import OrderInput
 from gateways.standin_telegram import Fault, FaultKind, StandInTelegram
 from repositories.publishing.orders import OrderRepository
+from repositories.publishing.reports import report_of
 from repositories.rows import AnyRow
 from tests.support.publishing import TOKEN, Shop, new_http
 
@@ -39,6 +40,12 @@ async def tasks(shop: Shop, step: OrderStep) -> list[tuple[str, bool]]:
     async with shop.database.tenant(shop.tenant_id) as connection:
         found = await OrderRepository(connection).get_tasks(step.order_id)
     return [(task.kind, task.closed_at is None) for task in found]
+
+
+async def pin_in_report(shop: Shop, step: OrderStep) -> str | None:
+    async with shop.database.tenant(shop.tenant_id) as connection:
+        pin: str | None = (await report_of(connection, step.order_id))["pin"]
+    return pin
 
 
 async def test_album_is_not_over_while_its_pictures_stay(shop: Shop) -> None:
@@ -103,6 +110,30 @@ async def test_what_is_not_proved_is_tried_again(shop: Shop) -> None:
     with pytest.raises(ApplicationError, match="still there"):
         await OrderActivities(shop.desk).end_order(step)
     assert (await shop.order(step.order_id)).state == "live"
+
+
+async def test_a_pin_that_is_refused_is_a_task_until_it_is_made(shop: Shop) -> None:
+    step = await live(shop, await shop.add_channel(CHAT), PostContent(text="to be pinned"))
+    chat, activities = shop.standin.world.chats[CHAT], OrderActivities(shop.desk)
+    rights = chat.rights[BOT]
+    chat.rights[BOT] = {"can_post_messages"}
+    assert await activities.pin_order(step) == "denied"
+    assert await tasks(shop, step) == [("pin", True)]
+    assert await pin_in_report(shop, step) == "denied"
+    chat.rights[BOT] = rights
+    assert await activities.pin_order(step) == "done"
+    assert await tasks(shop, step) == [("pin", False)]
+    assert await pin_in_report(shop, step) == "done"
+
+
+async def test_nobody_is_asked_to_pin_what_is_over(shop: Shop) -> None:
+    step = await live(shop, await shop.add_channel(CHAT), PostContent(text="never pinned"))
+    activities = OrderActivities(shop.desk)
+    await activities.give_up_pin(step)
+    assert await tasks(shop, step) == [("pin", True)]
+    assert await activities.end_order(step) == "removed"
+    assert await tasks(shop, step) == [("pin", False)]
+    assert await pin_in_report(shop, step) == "unreached"
 
 
 async def test_a_protected_post_is_not_taken_for_gone(shop: Shop) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from core.database import Database
-from repositories.tables import channels
+from repositories.tables import channels, jobs, orders
 from tests.api.conftest import MakeFront
 from tests.api.support import Front, pointers, problem_of
 from tests.support.publishing import TOKEN
@@ -188,6 +188,21 @@ class TestOrders:
         slot_id = await offer(front, await connect(front, database))
         order = (await front.http.post("/orders", json={"slot_id": slot_id, "content": {"text": "x"}})).json()
         problem_of(await front.http.post(f"/orders/{order['id']}/cancel"), 503, "E.TEMPORAL.UNAVAILABLE")
+
+    async def test_one_that_was_canceled_while_it_was_live_has_its_report(
+        self, front: Front, database: Database
+    ) -> None:
+        """Its job has no result, as nobody waits for one of what he has canceled."""
+        slot_id = await offer(front, await connect(front, database))
+        order = (await front.http.post("/orders", json={"slot_id": slot_id, "content": {"text": "x"}})).json()
+        assert order["report"] is None
+        ended = datetime.now(UTC)
+        gone = {"state": "removed", "sent_at": ended - timedelta(minutes=1), "ended_at": ended, "message_ids": [7]}
+        async with database.tenant(front.tenant_id) as connection:
+            await connection.execute(update(orders).values(gone))
+            await connection.execute(update(jobs).values(status="canceled", finished_at=ended))
+        report = (await front.http.get(f"/orders/{order['id']}")).json()["report"]
+        assert (report["state"], report["stayed_seconds"], report["message_ids"]) == ("removed", 60, [7])
 
 
 class TestNeighbours:

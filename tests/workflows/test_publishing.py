@@ -53,6 +53,18 @@ class TestOrder:
         assert pinned.message_ids[0] not in chat.messages
         assert done.ended_at >= done.remove_at
 
+    async def test_is_removed_at_its_time_though_it_could_not_be_pinned(self, orders: Orders) -> None:
+        channel = await orders.shop.add_channel(CHAT)
+        orders.standin.faults.add(Fault(kind=FaultKind.STATUS_BEFORE, method="pinChatMessage", times=99))
+        order_id = await orders.book(channel, "never pinned", lasts=1.5, pin=True)
+        done = await orders.until_job(order_id, "succeeded", within=30)
+        assert done.state == "removed"
+        assert orders.standin.world.chats[CHAT].messages == {}
+        async with orders.shop.database.tenant(orders.shop.tenant_id) as connection:
+            report = (await JobRepository(connection).get_result(order_id)).result
+            assert [task.kind for task in await OrderRepository(connection).get_tasks(order_id)] == ["pin"]
+        assert report["pin"] == "unreached"
+
     async def test_dropped_connection_is_looked_into_and_not_repeated(self, orders: Orders) -> None:
         """The stand-in publishes and drops the connection: the post is found, and is there once."""
         channel = await orders.shop.add_channel(CHAT)
