@@ -108,10 +108,11 @@ from workflows.dialog import DialogWorkflow
 from workflows.evaluation import EvaluationWorkflow
 from workflows.federated import FederatedCycleWorkflow
 from workflows.generation import CourseGenerationWorkflow, CourseModuleWorkflow
-from workflows.publishing import CheckWorkflow, OrderWorkflow, SequenceWorkflow
+from workflows.publishing import CheckWorkflow, OrderWorkflow
 from workflows.saving import RecordImportWorkflow, RecordStreamWorkflow
 from workflows.schedules import ScheduledRunWorkflow
 from workflows.section import SectionWorkflow, VersionExportWorkflow
+from workflows.sequences import SequenceWorkflow
 from workflows.video import RenderVideoWorkflow
 
 _log = structlog.get_logger(__name__)

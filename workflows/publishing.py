@@ -1,8 +1,7 @@
-"""Posts at their time: an order from its booking to its report, sequences of deliveries, and the check of a channel."""
+"""Posts at their time: an order from its booking to its report, and the check of a channel."""
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -35,7 +34,6 @@ with workflow.unsafe.imports_passed_through():
 
 TASK_QUEUE: Final = "publishing"
 ORDER_WORKFLOW: Final = "PublishOrder"
-SEQUENCE_WORKFLOW: Final = "DeliverSequence"
 CHECK_WORKFLOW: Final = "CheckChannel"
 
 _AGAIN_WITHOUT_RIGHTS: Final = timedelta(minutes=10)
@@ -50,7 +48,8 @@ _FOR_GOOD: Final = {
 """States in which an order that is run again stays."""
 
 
-def _lead() -> timedelta:
+def sending_lead() -> timedelta:
+    """How long before its time a post is handed to its sender."""
     # Orders that were asleep before there was a lead wake at their very time.
     return LEAD if workflow.patched("lead") else timedelta(0)
 
@@ -345,7 +344,7 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _sleep_until_due(self) -> None:
         """Sleep until the time of the order, whatever that has become meanwhile; then close it to changes."""
-        lead = _lead()
+        lead = sending_lead()
         while not self.wants_out:
             assert self._armed is not None
             workflow.set_current_details(f"Armed for {self._armed.publish_at.isoformat()}")
@@ -537,86 +536,6 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _report(self) -> None:
         await self._local(OrderActivities.report_order)
-
-
-@workflow.defn(name=SEQUENCE_WORKFLOW)
-class SequenceWorkflow(SoftlyCanceled):
-    """``publishing.sequence``: deliveries at their times, one after the other, each exactly once."""
-
-    @workflow.init
-    def __init__(self, job: JobRef) -> None:
-        super().__init__()
-        self._job = job
-        self._posts: dict[UUID, PostCourse] = {}
-
-    @workflow.run
-    async def run(self, job: JobRef) -> JobResult:
-        """Deliver."""
-        return await self.carry(job, lambda: self.undisturbed(self._deliver))
-
-    def want_out(self) -> None:
-        """No further delivery."""
-        super().want_out()
-        for post in self._posts.values():
-            post.canceled = True
-
-    @workflow.update(name="resolve_order")
-    async def on_resolve(self, decision: Decision) -> Armed:
-        """A person says what became of a delivery, or what is to become of it."""
-        if decision.order_id not in self._posts:
-            raise ApplicationError("nothing about this delivery waits for a person", type="E.JOB.STATE")
-        return await self._posts[decision.order_id].hear(decision)
-
-    async def _deliver(self) -> dict[str, Any]:
-        deliveries = await workflow.execute_local_activity_method(OrderActivities.load_sequence, self._job, **RECORD)
-        under_way: list[asyncio.Task[str]] = []
-        for delivery in deliveries:
-            await self._wait_until(delivery.publish_at - _lead())
-            post = self._posts[delivery.order_id] = PostCourse(self._job, delivery.order_id)
-            post.canceled = self.wants_out
-            task = asyncio.create_task(self._deliver_one(post, delivery.order_id))
-            under_way.append(task)
-            # One that a person has to decide about holds up the sequence's end, not the deliveries behind it.
-            await workflow.wait_condition(lambda task=task, post=post: task.done() or post.asks)  # type: ignore[misc]
-        ends = Counter(await asyncio.gather(*under_way))
-        if self.wants_out:
-            raise asyncio.CancelledError
-        return {"deliveries": dict(ends)}
-
-    async def _wait_until(self, moment: datetime) -> None:
-        left = moment - workflow.now()
-        if left > timedelta(0) and not self.wants_out:
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(lambda: self.wants_out, timeout=left)
-        await self.gate(unless=lambda: self.wants_out)
-
-    async def _deliver_one(self, post: PostCourse, order_id: UUID) -> str:
-        step = OrderStep(job=self._job, order_id=order_id)
-        if not self.wants_out:
-            await workflow.execute_local_activity_method(OrderActivities.arm_order, step, **RECORD)
-        ended = await post.carry()
-        while ended.end is End.NEEDS_PERSON:
-            await notify_people(self._job, order_id, NEEDS_PERSON)
-            match await post.answer():
-                case "sent":
-                    ended = Ended(end=End.DONE)
-                case "send":
-                    ended = await post.carry()
-                case _:
-                    ended = Ended(end=End.MISSED, code="E.ORDER.MISSED")
-        if ended.end is End.DONE:
-            await workflow.execute_activity_method(OrderActivities.finish_order, step, **REPEATABLE)
-        else:
-            canceled = ended.code == "E.ORDER.CANCELED"
-            state = OrderState.CANCELED if canceled else _UNSENT[ended.end]
-            move = MoveOrderInput(job=self._job, order_id=order_id, state=state, code=ended.code)
-            await workflow.execute_local_activity_method(OrderActivities.move_order, move, **RECORD)
-        return ended.end.value
-
-
-_UNSENT: Final = {
-    End.REJECTED: OrderState.REJECTED, End.LATE: OrderState.MISSED, End.MISSED: OrderState.MISSED,
-}  # fmt: skip
 
 
 @workflow.defn(name=CHECK_WORKFLOW)

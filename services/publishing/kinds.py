@@ -32,7 +32,8 @@ from repositories.publishing.channels import ChannelRepository, SlotRepository
 from repositories.publishing.orders import OrderRepository
 from repositories.rows import AnyRow
 from services.kinds import JobKind
-from workflows.publishing import CHECK_WORKFLOW, ORDER_WORKFLOW, SEQUENCE_WORKFLOW, TASK_QUEUE
+from workflows.publishing import CHECK_WORKFLOW, ORDER_WORKFLOW, TASK_QUEUE
+from workflows.sequences import SEQUENCE_WORKFLOW
 
 _FURTHEST: Final = timedelta(days=366)
 _PAST_TOLERANCE: Final = timedelta(minutes=5)
