@@ -73,6 +73,8 @@ class PostCourse:
         self.asks = False
         """A person has to decide; until then nothing else ends the order."""
         self.canceled = False
+        self.over = False
+        """Nothing is going to become of it any more; what is left is to tell people."""
 
     async def carry(self) -> Ended:
         """Send, and find out what became of it."""
@@ -127,6 +129,19 @@ class PostCourse:
         async with self._deciding:
             step = OrderStep(job=self._job, order_id=self._order_id)
             self.asks = await workflow.execute_local_activity_method(OrderActivities.ask_about_late, step, **RECORD)
+
+    async def decide_if_late(self, *, unless: Callable[[], bool]) -> str | None:
+        """What is decided about a post that came too late: to give it up, unless its order asks and a person answers.
+
+        None where nobody answered in time, or it is not wanted any more.
+        """
+        view = await self.load()
+        left = view.armed.publish_at + view.patience - workflow.now()
+        if view.on_late != "ask" or left <= timedelta(0):
+            return "give_up"
+        await self.ask_about_late()
+        await notify_people(self._job, self._order_id, NEEDS_PERSON)
+        return await self.answer(within=left, unless=unless)
 
     async def hear(self, decision: Decision) -> Armed:
         """A person decides: written down before it is followed. Raises where nothing is asked, or it cannot be."""
@@ -398,14 +413,7 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _come_too_late(self) -> bool:
         """Miss the post, or ask; whether it is out after all."""
-        view = await self._post.load()
-        until = view.armed.publish_at + view.patience
-        left = until - workflow.now()
-        if view.on_late != "ask" or left <= timedelta(0):
-            await self._miss()
-        await self._post.ask_about_late()
-        await self._notify(NEEDS_PERSON)
-        decision = await self._post.answer(within=left, unless=lambda: self.wants_out)
+        decision = await self._post.decide_if_late(unless=lambda: self.wants_out)
         if decision is None and self.wants_out:
             await self._move(OrderState.CANCELED)
             self._settled = True

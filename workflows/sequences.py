@@ -22,9 +22,12 @@ with workflow.unsafe.imports_passed_through():
 
 SEQUENCE_WORKFLOW: Final = "DeliverSequence"
 
-_UNSENT: Final = {
-    End.REJECTED: OrderState.REJECTED, End.LATE: OrderState.MISSED, End.MISSED: OrderState.MISSED,
-}  # fmt: skip
+_UNSENT: Final = {End.REJECTED: OrderState.REJECTED, End.MISSED: OrderState.MISSED}
+
+
+def _is_like_an_order() -> bool:
+    # Sequences that were under way before asked nobody about a late delivery, and told nobody of one that was missed.
+    return workflow.patched("deliveries like orders")
 
 
 @workflow.defn(name=SEQUENCE_WORKFLOW)
@@ -64,8 +67,10 @@ class SequenceWorkflow(SoftlyCanceled):
             post.canceled = self.wants_out
             task = asyncio.create_task(self._deliver_one(post, delivery.order_id))
             under_way.append(task)
-            # One that a person has to decide about holds up the sequence's end, not the deliveries behind it.
-            await workflow.wait_condition(lambda task=task, post=post: task.done() or post.asks)  # type: ignore[misc]
+            # A person who has to decide, or to be told, holds up the sequence's end, not the deliveries behind it.
+            await workflow.wait_condition(
+                lambda task=task, post=post: task.done() or post.asks or post.over  # type: ignore[misc]
+            )
         ends = Counter(await asyncio.gather(*under_way))
         if self.wants_out:
             raise asyncio.CancelledError
@@ -83,20 +88,34 @@ class SequenceWorkflow(SoftlyCanceled):
         if not self.wants_out:
             await workflow.execute_local_activity_method(OrderActivities.arm_order, step, **RECORD)
         ended = await post.carry()
-        while ended.end is End.NEEDS_PERSON:
-            await notify_people(self._job, order_id, NEEDS_PERSON)
-            match await post.answer():
-                case "sent":
-                    ended = Ended(end=End.DONE)
-                case "send":
-                    ended = await post.carry()
-                case _:
-                    ended = Ended(end=End.MISSED, code="E.ORDER.MISSED")
+        while ended.end in {End.NEEDS_PERSON, End.LATE}:
+            ended = await self._decide(post, order_id, ended.end)
         if ended.end is End.DONE:
             await workflow.execute_activity_method(OrderActivities.finish_order, step, **REPEATABLE)
-        else:
-            canceled = ended.code == "E.ORDER.CANCELED"
-            state = OrderState.CANCELED if canceled else _UNSENT[ended.end]
-            move = MoveOrderInput(job=self._job, order_id=order_id, state=state, code=ended.code)
-            await workflow.execute_local_activity_method(OrderActivities.move_order, move, **RECORD)
+            return ended.end.value
+        canceled = ended.code == "E.ORDER.CANCELED"
+        state = OrderState.CANCELED if canceled else _UNSENT[ended.end]
+        move = MoveOrderInput(job=self._job, order_id=order_id, state=state, code=ended.code)
+        await workflow.execute_local_activity_method(OrderActivities.move_order, move, **RECORD)
+        post.over = True
+        if not canceled and _is_like_an_order():
+            await notify_people(self._job, order_id, state.value)
         return ended.end.value
+
+    async def _decide(self, post: PostCourse, order_id: UUID, end: End) -> Ended:
+        """What a person says about a delivery in doubt or, where the sequence asks, about a late one."""
+        decision: str | None = "give_up"
+        if end is End.NEEDS_PERSON:
+            await notify_people(self._job, order_id, NEEDS_PERSON)
+            decision = await post.answer()
+        elif _is_like_an_order():
+            decision = await post.decide_if_late(unless=lambda: self.wants_out)
+            if decision is None and self.wants_out:
+                return Ended(end=End.REJECTED, code="E.ORDER.CANCELED")
+        match decision:
+            case "sent":
+                return Ended(end=End.DONE)
+            case "send":
+                return await post.carry()
+            case _:
+                return Ended(end=End.MISSED, code="E.ORDER.MISSED")

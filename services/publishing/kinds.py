@@ -1,7 +1,9 @@
 """What the platform knows about ``publishing``: its kinds of job, and what is feasible before anything is booked."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -23,6 +25,7 @@ from domain.publishing.orders import (
     OrderInput,
     OrderState,
     SequenceInput,
+    SequenceItem,
     moment_of,
     removal_fault,
     takes_deleting,
@@ -135,16 +138,14 @@ class BookingDesk:
             for fault in post_faults(item.content, f"/input/items/{place}/content")
         ]
         starts = moment_of(wanted.starts_at, "/input/starts_at")
-        if isinstance(starts, FieldFault):
-            faults.append(starts)
-        elif starts < datetime.now(UTC) - _PAST_TOLERANCE:
-            faults.append(FieldFault("/input/starts_at", "lies in the past"))
-        elif starts > datetime.now(UTC) + _FURTHEST:
-            faults.append(FieldFault("/input/starts_at", "lies more than a year ahead"))
+        wrong_start = starts if isinstance(starts, FieldFault) else start_fault(starts)
+        faults += [] if wrong_start is None else [wrong_start]
         async with self._database.tenant(tenant_id) as connection:
             try:
                 channel = await ChannelRepository(connection).get_one(wanted.channel_id)
                 faults += [FieldFault("/input/channel_id", fault) for fault in sequence_channel_faults(channel)]
+                if wrong_start is None and isinstance(starts, datetime):
+                    faults += await crowd_faults(connection, channel, starts, wanted.items)
             except NotFound as fault:
                 faults.append(FieldFault("/input/channel_id", fault.detail))
         if faults:
@@ -296,6 +297,37 @@ async def crowd_fault(
     if around + wanted.content.messages > MESSAGES_PER_MINUTE:
         return FieldFault("/input/publish_at", f"the channel has {around} messages in that minute already")
     return None
+
+
+def start_fault(starts: datetime) -> FieldFault | None:
+    """What is wrong with the start of a sequence."""
+    if starts < datetime.now(UTC) - _PAST_TOLERANCE:
+        return FieldFault("/input/starts_at", "lies in the past")
+    if starts > datetime.now(UTC) + _FURTHEST:
+        return FieldFault("/input/starts_at", "lies more than a year ahead")
+    return None
+
+
+async def crowd_faults(
+    connection: AsyncConnection, channel: AnyRow, starts: datetime, items: Sequence[SequenceItem]
+) -> list[FieldFault]:
+    """The same for the items of a sequence, which count among each other as well."""
+    if channel.gateway != "telegram":
+        return []
+    moments = [starts + timedelta(seconds=item.offset_seconds) for item in items]
+    first, last = min(moments) - _HALF_A_MINUTE, max(moments) + _HALF_A_MINUTE
+    booked = await OrderRepository(connection).get_booked(channel.id, first=first, last=last)
+    planned = [(moment, item.content.messages) for moment, item in zip(moments, items, strict=True)]
+    posts = sorted([*planned, *((row.publish_at, row.messages) for row in booked)])
+    times, sums = [at for at, _ in posts], [0, *accumulate(messages for _, messages in posts)]
+    faults = []
+    for place, moment in enumerate(moments):
+        first, last = moment - _HALF_A_MINUTE, moment + _HALF_A_MINUTE
+        around = sums[bisect_left(times, last)] - sums[bisect_right(times, first)]
+        if around > MESSAGES_PER_MINUTE:
+            fault = f"the channel would have {around} messages in that minute; it takes {MESSAGES_PER_MINUTE}"
+            faults.append(FieldFault(f"/input/items/{place}/offset_seconds", fault))
+    return faults
 
 
 def post_faults(content: PostContent, below: str = "/content") -> list[FieldFault]:

@@ -246,6 +246,19 @@ class TestSequences:
         past = {**wish, "starts_at": at(hours=-1)}
         assert pointers(await front.http.post("/sequences", json=past)) == ["/starts_at"]
 
+    async def test_more_than_the_channel_takes_in_a_minute(self, front: Front, database: Database) -> None:
+        """Its items count among each other, and with what is booked already."""
+        channel = await connect(front, database)
+        items = [{"offset_seconds": 90 if n < 10 else 0, "content": {"text": str(n)}} for n in range(30)]
+        wish = {"channel_id": channel["id"], "starts_at": at(hours=1), "items": items}
+        assert (await front.http.post("/sequences", json=wish)).status_code == 202
+        assert pointers(await front.http.post("/sequences", json={**wish, "items": items[9:11]})) == [
+            "/items/1/offset_seconds"
+        ]
+        crowd = [{"offset_seconds": 600, "content": {"text": str(n)}} for n in range(21)]
+        answer = await front.http.post("/sequences", json={**wish, "items": crowd})
+        assert pointers(answer) == [f"/items/{n}/offset_seconds" for n in range(21)]
+
     async def test_refused_where_the_owner_agrees_to_each_post(self, front: Front, database: Database) -> None:
         channel = await connect(front, database)
         async with database.tenant(front.tenant_id) as connection:
