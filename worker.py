@@ -108,10 +108,11 @@ from workflows.dialog import DialogWorkflow
 from workflows.evaluation import EvaluationWorkflow
 from workflows.federated import FederatedCycleWorkflow
 from workflows.generation import CourseGenerationWorkflow, CourseModuleWorkflow
-from workflows.publishing import CheckWorkflow, OrderWorkflow, SequenceWorkflow
+from workflows.publishing import CheckWorkflow, OrderWorkflow
 from workflows.saving import RecordImportWorkflow, RecordStreamWorkflow
 from workflows.schedules import ScheduledRunWorkflow
 from workflows.section import SectionWorkflow, VersionExportWorkflow
+from workflows.sequences import SequenceWorkflow
 from workflows.video import RenderVideoWorkflow
 
 _log = structlog.get_logger(__name__)
@@ -257,8 +258,8 @@ def publishing_activities(post: Publishing) -> list[Any]:
         effects.send_post, effects.settle_post, effects.probe_post, effects.ask_person, effects.decide_post,
         orders.load_order, orders.load_sequence, orders.arm_order, orders.await_approval, orders.approve_order,
         orders.change_order, orders.move_order, orders.ask_about_late, orders.pin_order, orders.end_order,
-        orders.finish_order, orders.watch_order, orders.count_views, orders.report_order, orders.notify,
-        checks.check_channel, checks.check_links, post.dialogs.take_turn,
+        orders.finish_order, orders.give_up_pin, orders.watch_order, orders.count_views, orders.report_order,
+        orders.notify, checks.check_channel, checks.check_links, post.dialogs.take_turn,
     ]  # fmt: skip
 
 

@@ -1,8 +1,7 @@
-"""Posts at their time: an order from its booking to its report, sequences of deliveries, and the check of a channel."""
+"""Posts at their time: an order from its booking to its report, and the check of a channel."""
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -14,8 +13,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.publishing.checks import CheckActivities, LinksStep
     from activities.publishing.effects import DecideInput, EffectActivities, EffectInput
+    from activities.publishing.notices import NEEDS_PERSON
     from activities.publishing.orders import (
-        NEEDS_PERSON,
         ChangeOrderInput,
         MoveOrderInput,
         NotifyInput,
@@ -29,18 +28,18 @@ with workflow.unsafe.imports_passed_through():
     from domain.publishing.channels import Sight
     from domain.publishing.effects import Attempt, Attempted, End, Ended, carry_effect
     from domain.publishing.orders import BEFORE_SENDING, OVER, PUBLISHED, Armed, OrderState
+    from domain.publishing.times import LEAD
     from workflows.jobs import JobResult, JobWorkflow
     from workflows.options import LOOK, RECORD, REPEATABLE, SEND
 
 TASK_QUEUE: Final = "publishing"
 ORDER_WORKFLOW: Final = "PublishOrder"
-SEQUENCE_WORKFLOW: Final = "DeliverSequence"
 CHECK_WORKFLOW: Final = "CheckChannel"
 
-_LEAD: Final = timedelta(milliseconds=250)
-"""How long before its time an order is handed to its sender, who is there then when the time comes."""
 _AGAIN_WITHOUT_RIGHTS: Final = timedelta(minutes=10)
 _LAST_CALL: Final = timedelta(minutes=25)
+_PIN_AT_LEAST: Final = timedelta(seconds=5)
+"""How long a pin is tried, however soon the post has to go."""
 _FOR_GOOD: Final = {
     OrderState.MISSED: "E.ORDER.MISSED",
     OrderState.REJECTED: "E.ORDER.REJECTED",
@@ -49,9 +48,10 @@ _FOR_GOOD: Final = {
 """States in which an order that is run again stays."""
 
 
-def _lead() -> timedelta:
+def sending_lead() -> timedelta:
+    """How long before its time a post is handed to its sender."""
     # Orders that were asleep before there was a lead wake at their very time.
-    return _LEAD if workflow.patched("lead") else timedelta(0)
+    return LEAD if workflow.patched("lead") else timedelta(0)
 
 
 class Decision(Frozen):
@@ -73,6 +73,8 @@ class PostCourse:
         self.asks = False
         """A person has to decide; until then nothing else ends the order."""
         self.canceled = False
+        self.over = False
+        """Nothing is going to become of it any more; what is left is to tell people."""
 
     async def carry(self) -> Ended:
         """Send, and find out what became of it."""
@@ -127,6 +129,19 @@ class PostCourse:
         async with self._deciding:
             step = OrderStep(job=self._job, order_id=self._order_id)
             self.asks = await workflow.execute_local_activity_method(OrderActivities.ask_about_late, step, **RECORD)
+
+    async def decide_if_late(self, *, unless: Callable[[], bool]) -> str | None:
+        """What is decided about a post that came too late: to give it up, unless its order asks and a person answers.
+
+        None where nobody answered in time, or it is not wanted any more.
+        """
+        view = await self.load()
+        left = view.armed.publish_at + view.patience - workflow.now()
+        if view.on_late != "ask" or left <= timedelta(0):
+            return "give_up"
+        await self.ask_about_late()
+        await notify_people(self._job, self._order_id, NEEDS_PERSON)
+        return await self.answer(within=left, unless=unless)
 
     async def hear(self, decision: Decision) -> Armed:
         """A person decides: written down before it is followed. Raises where nothing is asked, or it cannot be."""
@@ -206,6 +221,7 @@ class OrderWorkflow(SoftlyCanceled):
         self._booking = asyncio.Lock()
         self._view: OrderView | None = None
         self._armed: Armed | None = None
+        self._latest_at: datetime | None = None
         self._changes = 0
         self._closed_to_changes = False
         self._settled = False
@@ -251,6 +267,9 @@ class OrderWorkflow(SoftlyCanceled):
                 raise ApplicationError("sending has begun, or the order is over", type="E.JOB.STATE")
             self._armed = await workflow.execute_local_activity_method(OrderActivities.change_order, change, **RECORD)
             self._changes += 1
+            # A wait for approval that was under way before this was patched keeps its first end.
+            if change.latest_at is not None and workflow.patched("approval moves"):
+                self._latest_at = change.latest_at
             return self._armed
 
     @workflow.update(name="cancel_order")
@@ -275,7 +294,7 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _publish(self) -> None:
         self._view = await self._post.load()
-        self._armed = self._view.armed
+        self._armed, self._latest_at = self._view.armed, self._view.latest_at
         state = self._view.state
         if state in _FOR_GOOD:
             raise ApplicationError(f"the order is {state.value}", type=_FOR_GOOD[state])
@@ -304,13 +323,9 @@ class OrderWorkflow(SoftlyCanceled):
         await self._sleep_until_due()
 
     async def _await_approval(self, state: OrderState) -> None:
-        assert self._view is not None
         if state is not OrderState.APPROVAL:
             self._armed = await self._local(OrderActivities.await_approval)
-        left = max(self._view.latest_at - workflow.now(), timedelta(0))
-        try:
-            await workflow.wait_condition(lambda: self._approved is not None or self.wants_out, timeout=left)
-        except TimeoutError:
+        if not await self._hear_owner():
             await self._miss()
         if self._approved is False:
             await self._move(OrderState.REJECTED, code="E.ORDER.NOT_APPROVED")
@@ -320,9 +335,31 @@ class OrderWorkflow(SoftlyCanceled):
         if self._approved:
             self._armed = await self._local(OrderActivities.approve_order)
 
+    async def _hear_owner(self) -> bool:
+        """Wait for the owner, or a cancellation, until it is too late, whenever that is meanwhile: then False."""
+        while True:
+            latest_at = self._latest_at
+            assert latest_at is not None
+            try:
+                await workflow.wait_condition(
+                    lambda latest_at=latest_at: self._is_heard() or self._latest_at != latest_at,  # type: ignore[misc]
+                    timeout=max(latest_at - workflow.now(), timedelta(0)),
+                )
+            except TimeoutError:
+                async with self._booking:
+                    # A change that was under way has its say before the door is shut.
+                    if self._latest_at == latest_at:
+                        self._closed_to_changes = True
+                        return False
+            if self._is_heard():
+                return True
+
+    def _is_heard(self) -> bool:
+        return self._approved is not None or self.wants_out
+
     async def _sleep_until_due(self) -> None:
         """Sleep until the time of the order, whatever that has become meanwhile; then close it to changes."""
-        lead = _lead()
+        lead = sending_lead()
         while not self.wants_out:
             assert self._armed is not None
             workflow.set_current_details(f"Armed for {self._armed.publish_at.isoformat()}")
@@ -376,14 +413,7 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _come_too_late(self) -> bool:
         """Miss the post, or ask; whether it is out after all."""
-        view = await self._post.load()
-        until = view.armed.publish_at + view.patience
-        left = until - workflow.now()
-        if view.on_late != "ask" or left <= timedelta(0):
-            await self._miss()
-        await self._post.ask_about_late()
-        await self._notify(NEEDS_PERSON)
-        decision = await self._post.answer(within=left, unless=lambda: self.wants_out)
+        decision = await self._post.decide_if_late(unless=lambda: self.wants_out)
         if decision is None and self.wants_out:
             await self._move(OrderState.CANCELED)
             self._settled = True
@@ -411,7 +441,7 @@ class OrderWorkflow(SoftlyCanceled):
     async def _stay_live(self, view: OrderView) -> None:
         await self._notify("live")
         if view.pin and view.state is OrderState.LIVE and not self.wants_out:
-            await workflow.execute_activity_method(OrderActivities.pin_order, self._step(), summary="pin", **REPEATABLE)
+            await self._pin(view)
         there = await self._watch(view)
         if there:
             await self._count_views()
@@ -419,6 +449,18 @@ class OrderWorkflow(SoftlyCanceled):
         await self._notify("ended" if there else "gone")
         if self.wants_out:
             raise asyncio.CancelledError
+
+    async def _pin(self, view: OrderView) -> None:
+        """Pin, until the post has to go at the latest; that it cannot be done keeps no post from its end."""
+        options, ends = REPEATABLE.copy(), self._ends_at(view, None)
+        if ends is not None:
+            options["schedule_to_close_timeout"] = max(ends - workflow.now(), _PIN_AT_LEAST)
+        try:
+            await workflow.execute_activity_method(OrderActivities.pin_order, self._step(), summary="pin", **options)
+        except ActivityError:
+            if not workflow.patched("ends unpinned"):
+                raise
+            await self._local(OrderActivities.give_up_pin)
 
     async def _watch(self, view: OrderView) -> bool:
         """Look after the post until its end; whether it is still there."""
@@ -502,86 +544,6 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _report(self) -> None:
         await self._local(OrderActivities.report_order)
-
-
-@workflow.defn(name=SEQUENCE_WORKFLOW)
-class SequenceWorkflow(SoftlyCanceled):
-    """``publishing.sequence``: deliveries at their times, one after the other, each exactly once."""
-
-    @workflow.init
-    def __init__(self, job: JobRef) -> None:
-        super().__init__()
-        self._job = job
-        self._posts: dict[UUID, PostCourse] = {}
-
-    @workflow.run
-    async def run(self, job: JobRef) -> JobResult:
-        """Deliver."""
-        return await self.carry(job, lambda: self.undisturbed(self._deliver))
-
-    def want_out(self) -> None:
-        """No further delivery."""
-        super().want_out()
-        for post in self._posts.values():
-            post.canceled = True
-
-    @workflow.update(name="resolve_order")
-    async def on_resolve(self, decision: Decision) -> Armed:
-        """A person says what became of a delivery, or what is to become of it."""
-        if decision.order_id not in self._posts:
-            raise ApplicationError("nothing about this delivery waits for a person", type="E.JOB.STATE")
-        return await self._posts[decision.order_id].hear(decision)
-
-    async def _deliver(self) -> dict[str, Any]:
-        deliveries = await workflow.execute_local_activity_method(OrderActivities.load_sequence, self._job, **RECORD)
-        under_way: list[asyncio.Task[str]] = []
-        for delivery in deliveries:
-            await self._wait_until(delivery.publish_at - _lead())
-            post = self._posts[delivery.order_id] = PostCourse(self._job, delivery.order_id)
-            post.canceled = self.wants_out
-            task = asyncio.create_task(self._deliver_one(post, delivery.order_id))
-            under_way.append(task)
-            # One that a person has to decide about holds up the sequence's end, not the deliveries behind it.
-            await workflow.wait_condition(lambda task=task, post=post: task.done() or post.asks)  # type: ignore[misc]
-        ends = Counter(await asyncio.gather(*under_way))
-        if self.wants_out:
-            raise asyncio.CancelledError
-        return {"deliveries": dict(ends)}
-
-    async def _wait_until(self, moment: datetime) -> None:
-        left = moment - workflow.now()
-        if left > timedelta(0) and not self.wants_out:
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(lambda: self.wants_out, timeout=left)
-        await self.gate(unless=lambda: self.wants_out)
-
-    async def _deliver_one(self, post: PostCourse, order_id: UUID) -> str:
-        step = OrderStep(job=self._job, order_id=order_id)
-        if not self.wants_out:
-            await workflow.execute_local_activity_method(OrderActivities.arm_order, step, **RECORD)
-        ended = await post.carry()
-        while ended.end is End.NEEDS_PERSON:
-            await notify_people(self._job, order_id, NEEDS_PERSON)
-            match await post.answer():
-                case "sent":
-                    ended = Ended(end=End.DONE)
-                case "send":
-                    ended = await post.carry()
-                case _:
-                    ended = Ended(end=End.MISSED, code="E.ORDER.MISSED")
-        if ended.end is End.DONE:
-            await workflow.execute_activity_method(OrderActivities.finish_order, step, **REPEATABLE)
-        else:
-            canceled = ended.code == "E.ORDER.CANCELED"
-            state = OrderState.CANCELED if canceled else _UNSENT[ended.end]
-            move = MoveOrderInput(job=self._job, order_id=order_id, state=state, code=ended.code)
-            await workflow.execute_local_activity_method(OrderActivities.move_order, move, **RECORD)
-        return ended.end.value
-
-
-_UNSENT: Final = {
-    End.REJECTED: OrderState.REJECTED, End.LATE: OrderState.MISSED, End.MISSED: OrderState.MISSED,
-}  # fmt: skip
 
 
 @workflow.defn(name=CHECK_WORKFLOW)

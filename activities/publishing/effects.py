@@ -23,6 +23,7 @@ from domain.publishing.channels import Probe, SendReport, Sight
 from domain.publishing.content import Rendered
 from domain.publishing.effects import POST, Attempt, Attempted, EffectState
 from domain.publishing.orders import OVER, PUBLISHED, OrderState
+from domain.publishing.times import LEAD
 from repositories.publishing.channels import ChannelRepository
 from repositories.publishing.ledger import LedgerRepository
 from repositories.publishing.orders import ASKED, OrderRepository
@@ -31,7 +32,9 @@ from repositories.rows import AnyRow
 _log = structlog.get_logger(__name__)
 
 _LAST_METRE: Final = timedelta(seconds=1)
-"""How long a sender waits at most for the time of its order; beyond that the clocks disagree, and Temporal's counts."""
+"""How long a sender waits at most, beyond its lead, for the time of its order; one further ahead it hands back."""
+_LONGEST_EARLY: Final = timedelta(minutes=10)
+"""How long an order that comes too early is sent away at most: a cancellation waits as long."""
 _BUSY_PAUSE: Final = timedelta(milliseconds=250)
 _LONGEST_BUSY_PAUSE: Final = timedelta(seconds=30)
 _MARGIN: Final = timedelta(seconds=30)
@@ -67,7 +70,7 @@ class _Opened:
 
 async def _until(moment: datetime) -> None:
     """Wait for a moment that is about to come: an order comes to its sender a little early, and never goes out so."""
-    left = min(moment - datetime.now(UTC), _LAST_METRE)
+    left = moment - datetime.now(UTC)
     if left > timedelta(0):
         await asyncio.sleep(left.total_seconds())
 
@@ -106,6 +109,12 @@ class EffectActivities:
             except ProviderError as fault:
                 return Attempt(what=Attempted.REJECTED, code=fault.code, detail=fault.detail)
             known = await LedgerRepository(connection).get_or_none(step.order_id, POST)
+        early = order.publish_at - LEAD - datetime.now(UTC)
+        if early > _LAST_METRE:
+            # Its workflow has not heard that it was moved: what is armed must not come before what the calendar says.
+            return Attempt(
+                what=Attempted.HELD_BACK, wait=min(early, _LONGEST_EARLY), detail="the time of the order is yet to come"
+            )
         await _until(order.publish_at)
         is_first_or_again = known is None or known.state == EffectState.NOT_SENT
         if is_first_or_again and datetime.now(UTC) <= order.latest_at:
@@ -347,13 +356,17 @@ class EffectActivities:
     async def decide_post(self, step: DecideInput) -> None:
         """Write down what a person decided: it is out, it is not and goes out again, or it is given up.
 
-        Fails for good with E.JOB.STATE where what is known of the post speaks against it.
+        May be repeated after its answer was lost. Fails for good with E.JOB.STATE where what is known of the post
+        speaks against the decision.
         """
         with bind_job(step.job, step="decide"), as_failures():
             async with self._desk.database.tenant(step.job.tenant_id) as connection:
                 repository, ledger = OrderRepository(connection), LedgerRepository(connection)
                 order = await repository.get_one(step.order_id, lock=True)
-                check_decision(order, await ledger.get_or_none(order.id, POST, lock=True), step.decision)
+                row = await ledger.get_or_none(order.id, POST, lock=True)
+                if step.decision == "give_up" and _is_given_up(order, row):
+                    return  # by an earlier try of this very step: the other decisions leave the order open to a repeat
+                check_decision(order, row, step.decision)
                 await repository.close_tasks(order.id, kinds=ASKED, resolution=step.decision)
                 if step.decision == "sent":
                     await self._go_live(connection, order, step.message_ids, resolved_by="person")
@@ -395,6 +408,15 @@ def check_decision(order: AnyRow, row: AnyRow | None, decision: str) -> None:
         raise StateError("no attempt to send the post was made, so it cannot be out")
     if OrderState(order.state) in OVER:
         raise StateError(f"the order is {order.state}")
+
+
+def _is_given_up(order: AnyRow, row: AnyRow | None) -> bool:
+    """Whether a person has given the post up, and it is missed."""
+    return (
+        OrderState(order.state) is OrderState.MISSED
+        and row is not None
+        and (row.state, row.resolved_by) == (EffectState.MISSED, "person")
+    )
 
 
 def _person_wait(order_id: UUID) -> dict[str, Any]:

@@ -11,34 +11,34 @@ from temporalio import activity
 
 from activities.errors import as_failures, to_failure
 from activities.publishing.desk import Counter, PublishingDesk
+from activities.publishing.notices import Notices
 from core.logging import bind_job
-from domain.errors import Outcome, ProviderError, StateError
+from domain.errors import FieldFault, InvalidInput, Outcome, ProviderError, StateError
 from domain.jobs import JobRef, WaitingKind, WaitingOn
 from domain.model import Frozen
 from domain.publishing.channels import Change
 from domain.publishing.content import PostContent, render
-from domain.publishing.effects import POST, EffectState, Policy
+from domain.publishing.effects import PIN, POST, EffectState, Policy
 from domain.publishing.orders import (
     BEFORE_SENDING,
     OVER,
     PUBLISHED,
     Armed,
-    Notify,
     OrderInput,
     OrderState,
     check_changeable,
+    removal_fault,
+    takes_deleting,
 )
 from domain.publishing.times import REMOVE_BY
 from repositories.jobs import JobRepository
-from repositories.publishing.channels import ChannelRepository
+from repositories.publishing.channels import ChannelRepository, SlotRepository
 from repositories.publishing.ledger import LedgerRepository
 from repositories.publishing.orders import ASKED, OrderRepository
+from repositories.publishing.reports import report_of
 from repositories.rows import AnyRow
-from repositories.webhooks import WebhookRepository
 
-PIN: Final = "pin"
 END: Final = "end"
-NEEDS_PERSON: Final = OrderState.NEEDS_PERSON.value
 
 
 class OrderStep(Frozen):
@@ -178,39 +178,25 @@ class OrderActivities:
 
     @activity.defn(name="change_order")
     async def change_order(self, change: ChangeOrderInput) -> Armed:
-        """Re-book or edit. Fails without another try where sending has begun, or the slot was taken meanwhile."""
+        """Re-book or edit. Fails without another try where sending has begun, or the slot was taken or withdrawn.
+
+        May be repeated after its answer was lost: what is done already is left alone, and answered as before.
+        """
         with bind_job(change.job, step="change"), as_failures():
             async with self._desk.database.tenant(change.job.tenant_id) as connection:
-                repository = OrderRepository(connection)
-                order = await repository.get_one(change.order_id, lock=True)
+                order = await OrderRepository(connection).get_one(change.order_id, lock=True)
                 check_changeable(OrderState(order.state), what="a change")
                 values: dict[str, Any] = {
                     name: value
                     for name in ("slot_id", "publish_at", "remove_at", "latest_at")
-                    if (value := getattr(change, name)) is not None
+                    if (value := getattr(change, name)) not in {None, getattr(order, name)}
                 }
-                if change.content_sha256 is not None:
-                    values |= self._new_content(order, change.content_sha256)
-                await repository.change(order.id, **values)
-                order = await repository.get_one(change.order_id)
-                await JobRepository(connection).record(
-                    job_id=order.job_id,
-                    event="order.changed",
-                    data={
-                        "order_id": str(order.id),
-                        "changed": sorted({*values} - {"pending"}),
-                        "version": order.version,
-                    },
-                    values={"waiting_on": _wait_in(OrderState(order.state), order)},
-                )
-                return _armed(order)
-
-    def _new_content(self, order: AnyRow, sha256: str) -> dict[str, Any]:
-        if order.approved_sha256 is not None:
-            raise StateError("the content was approved as it is")
-        if order.pending is None or render(PostContent.model_validate(order.pending)).sha256 != sha256:
-            raise StateError("another change of the content came later")
-        return {"content": order.pending, "content_sha256": sha256, "pending": None}
+                if "slot_id" in values:
+                    await _hold_slot(connection, values["slot_id"])
+                if change.content_sha256 not in {None, order.content_sha256}:
+                    values |= _new_content(order, change.content_sha256)
+                    await _check_end(connection, order, values)
+                return _armed(await _change(connection, order, values) if values else order)
 
     @activity.defn(name="move_order")
     async def move_order(self, move: MoveOrderInput) -> bool:
@@ -263,11 +249,27 @@ class OrderActivities:
             order, counter = await self._reach(step)
             change = await counter.gateway.pin(counter.secret, counter.target, order.message_ids[0])
             async with self._desk.database.tenant(step.job.tenant_id) as connection:
+                repository = OrderRepository(connection)
+                fresh = await repository.get_one(order.id, lock=True)
                 await self._note(connection, order, PIN, change)
                 if change is Change.DONE:
-                    fresh = await OrderRepository(connection).get_one(order.id, lock=True)
-                    await OrderRepository(connection).move(fresh, OrderState.PINNED)
+                    await repository.close_tasks(order.id, kinds=[PIN], resolution=change.value)
+                    await repository.move(fresh, OrderState.PINNED)
+                elif change is Change.DENIED:
+                    await _ask_to_pin(connection, order)
             return change
+
+    @activity.defn(name="give_up_pin")
+    async def give_up_pin(self, step: OrderStep) -> None:
+        """The channel could not be reached in order to pin: the owner gets a task, and the report says so."""
+        with bind_job(step.job, step=PIN):
+            async with self._desk.database.tenant(step.job.tenant_id) as connection:
+                order = await OrderRepository(connection).get_one(step.order_id, lock=True)
+                await LedgerRepository(connection).put(
+                    tenant_id=order.tenant_id, order_id=order.id, effect=PIN, channel_id=order.channel_id,
+                    state=EffectState.UNKNOWN, detail="unreached",
+                )  # fmt: skip
+                await _ask_to_pin(connection, order)
 
     @activity.defn(name="end_order")
     async def end_order(self, step: OrderStep) -> OrderState:
@@ -313,8 +315,7 @@ class OrderActivities:
                     detail="the bot can neither delete nor edit all of the post; remove it by hand or restore rights",
                 )  # fmt: skip
             elif state in OVER and OrderState(fresh.state) not in OVER:
-                await repository.close_tasks(order.id, kinds=["remove"], resolution=state.value)
-                await repository.move(fresh, state, ended_at=func.now(), data={"how": change.value})
+                await _end(connection, fresh, state, data={"how": change.value})
 
     @activity.defn(name="finish_order")
     async def finish_order(self, step: OrderStep) -> OrderState:
@@ -327,7 +328,7 @@ class OrderActivities:
                 repository = OrderRepository(connection)
                 order = await repository.get_one(step.order_id, lock=True)
                 if OrderState(order.state) not in OVER:
-                    await repository.move(order, OrderState.FINISHED, ended_at=func.now())
+                    await _end(connection, order, OrderState.FINISHED)
                     return OrderState.FINISHED
                 return OrderState(order.state)
 
@@ -344,7 +345,7 @@ class OrderActivities:
                 fresh = await repository.get_one(order.id, lock=True)
                 if OrderState(fresh.state) in PUBLISHED:
                     early = {"early_by_seconds": _early_by(fresh)}
-                    await repository.move(fresh, OrderState.GONE, ended_at=func.now(), data=early)
+                    await _end(connection, fresh, OrderState.GONE, data=early)
             return False
 
     @activity.defn(name="count_views")
@@ -376,86 +377,9 @@ class OrderActivities:
     async def notify(self, step: NotifyInput) -> None:
         """Tell owner and advertiser, each once: a message in doubt is not sent again, a webhook carries an id."""
         with bind_job(step.job, step="notify"), as_failures():
-            order, counter = await self._reach(OrderStep(job=step.job, order_id=step.order_id))
-            matter = await self._matter(order, step.event)
-            if matter is None:
-                return
-            advertiser = order.wish.get("advertiser") or {}
-            people = {"owner": counter.channel.notify, "advertiser": advertiser.get("notify") or {}}
-            for who, wish in people.items():
-                wanted = Notify.model_validate(wish)
-                if wanted.webhook_url is not None:
-                    await self._tell_by_webhook(order, f"notify.{who}.{matter}", wanted.webhook_url, step.event)
-                if wanted.telegram_chat_id is not None:
-                    await self._tell_by_message(
-                        order, counter, f"notify.{who}.{matter}", wanted.telegram_chat_id, step.event
-                    )
-
-    async def _matter(self, order: AnyRow, event: str) -> str | None:
-        """What people are told of once. A post that is in doubt again is another matter; a settled one is none."""
-        if event != NEEDS_PERSON:
-            return event
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            tasks = await OrderRepository(connection).get_tasks(order.id)
-        return next((f"{event}.{one.id}" for one in tasks if one.kind in ASKED and one.closed_at is None), None)
-
-    async def _tell_by_webhook(self, order: AnyRow, matter: str, url: str, event: str) -> None:
-        effect = f"{matter}.webhook"
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            ledger = LedgerRepository(connection)
-            if await ledger.get_or_none(order.id, effect) is not None:
-                return
-            await WebhookRepository(connection).add_delivery(
-                tenant_id=order.tenant_id, job_id=order.job_id, url=url, kind=f"order.{event}",
-                data={"order_id": str(order.id), "channel_id": str(order.channel_id), "state": order.state},
-                box=self._desk.box,
-            )  # fmt: skip
-            await ledger.put(
-                tenant_id=order.tenant_id, order_id=order.id, effect=effect, channel_id=order.channel_id,
-                state=EffectState.DONE, detail="handed to the outbox of webhooks",
-            )  # fmt: skip
-
-    async def _tell_by_message(self, order: AnyRow, counter: Counter, matter: str, chat_id: int, event: str) -> None:
-        effect = f"{matter}.telegram"
-        keys = {"tenant_id": order.tenant_id, "order_id": order.id, "channel_id": order.channel_id}
-        await self._await_turn(order, counter, effect, str(chat_id))
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            ledger = LedgerRepository(connection)
-            row = await ledger.get_or_none(order.id, effect, lock=True)
-            if row is not None and row.state != EffectState.NOT_SENT:
-                if row.state == EffectState.SENDING:
-                    await ledger.close(order.id, effect, state=EffectState.UNKNOWN)
-                return
-            await ledger.put(**keys, effect=effect, state=EffectState.SENDING)
-        text = _TOLD[event].format(title=counter.channel.title, order=order.id)
-        report = await counter.gateway.tell(counter.secret, counter.target.at(str(chat_id)), text)
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            await LedgerRepository(connection).close(
-                order.id, effect, state=EffectState(report.outcome.value), error_code=report.code,
-                message_ids=list(report.message_ids), settled_at=func.now(),
-            )  # fmt: skip
-        if report.retry_after is not None:
-            await self._desk.freeze(counter, report.frozen, report.retry_after, chat_id=str(chat_id))
-        if report.outcome is Outcome.NOT_SENT:
-            raise ProviderError(
-                "the message did not go out", code=report.code or "E.TELEGRAM.CONNECTION", outcome=report.outcome,
-                retryable=True, retry_after=report.retry_after,
-            )  # fmt: skip
+            await Notices(self._desk).tell(step.job.tenant_id, step.order_id, step.event)
 
     # --- parts --------------------------------------------------------------------------------------
-
-    async def _await_turn(self, order: AnyRow, counter: Counter, effect: str, chat_id: str) -> None:
-        """Take a turn for a message that is still to be sent. Raises ProviderError where it has to wait."""
-        async with self._desk.database.tenant(order.tenant_id) as connection:
-            row = await LedgerRepository(connection).get_or_none(order.id, effect)
-        if row is not None and row.state != EffectState.NOT_SENT:
-            return
-        wait = await self._desk.take_turn(order.tenant_id, counter, chat_id=chat_id)
-        if wait > timedelta(0):
-            raise ProviderError(
-                "it is not this message's turn", code="E.ORDER.LIMIT", outcome=Outcome.NOT_SENT, retryable=True,
-                retry_after=wait,
-            )  # fmt: skip
 
     async def _reach(self, step: OrderStep) -> tuple[AnyRow, Counter]:
         async with self._desk.database.tenant(step.job.tenant_id) as connection:
@@ -471,35 +395,67 @@ class OrderActivities:
         )  # fmt: skip
 
 
-_TOLD: Final = {
-    "live": "Your post is live in {title}. Order {order}.",
-    "ended": "Your post in {title} has ended. Order {order}.",
-    "gone": "The post in {title} was removed before its time. Order {order}.",
-    "missed": "The post in {title} was not published in time and will not be. Order {order}.",
-    "needs_person": "It is not certain whether a post in {title} is out; please decide. Order {order}.",
-    "rejected": "The post in {title} was refused. Order {order}.",
-}
+async def _change(connection: AsyncConnection, order: AnyRow, values: Mapping[str, Any]) -> AnyRow:
+    """Write a change down, and say so in the timeline; the order as it is then."""
+    repository = OrderRepository(connection)
+    await repository.change(order.id, **values)
+    order = await repository.get_one(order.id)
+    changed = sorted({*values} - {"pending"})
+    await JobRepository(connection).record(
+        job_id=order.job_id,
+        event="order.changed",
+        data={"order_id": str(order.id), "changed": changed, "version": order.version},
+        values={"waiting_on": _wait_in(OrderState(order.state), order)},
+    )
+    return order
 
 
-async def report_of(connection: AsyncConnection, order_id: UUID) -> dict[str, Any]:
-    """What is said about an order in the end."""
-    order = await OrderRepository(connection).get_one(order_id)
-    row = await LedgerRepository(connection).get_or_none(order_id, POST)
-    views = await OrderRepository(connection).get_views(order_id)
-    stayed = (order.ended_at - order.sent_at).total_seconds() if order.ended_at and order.sent_at else None
-    return {
-        "order_id": str(order.id),
-        "state": order.state,
-        "message_ids": order.message_ids,
-        "publish_at": order.publish_at.isoformat(),
-        "sent_at": order.sent_at and order.sent_at.isoformat(),
-        "ended_at": order.ended_at and order.ended_at.isoformat(),
-        "drift_ms": order.drift_ms,
-        "stayed_seconds": stayed,
-        "sends": 0 if row is None else row.sends,
-        "resolved_by": None if row is None else row.resolved_by,
-        "views": [{"source": one.source, "views": one.views, "at": one.at.isoformat()} for one in views],
-    }
+def _new_content(order: AnyRow, sha256: str | None) -> dict[str, Any]:
+    """The content that waits in the order's row. Raises StateError where it is not the one that was asked for."""
+    if order.approved_sha256 is not None:
+        raise StateError("the content was approved as it is")
+    if order.pending is None or render(PostContent.model_validate(order.pending)).sha256 != sha256:
+        raise StateError("another change of the content came later")
+    return {"content": order.pending, "content_sha256": sha256, "pending": None}
+
+
+async def _check_end(connection: AsyncConnection, order: AnyRow, values: Mapping[str, Any]) -> None:
+    """Raise StateError where a post whose end would take deleting with its new content could not be deleted."""
+    finish, before, after = order.wish["finish"], order.content, values["content"]
+    was, becomes = (takes_deleting(finish, PostContent.model_validate(one)) for one in (before, after))
+    if was or not becomes:
+        return
+    channel = await ChannelRepository(connection).get_one(order.channel_id)
+    starts, ends = (values.get(name, getattr(order, name)) for name in ("publish_at", "remove_at"))
+    content, limited = PostContent.model_validate(after), channel.gateway == "telegram"
+    fault = removal_fault(starts, ends, finish=finish, content=content, limited=limited)
+    if fault is not None:
+        raise StateError(f"the post {fault}")
+    if not channel.rights.get("can_delete"):
+        raise StateError("the bot may not delete in this channel, which the end of an album takes")
+
+
+async def _hold_slot(connection: AsyncConnection, slot_id: UUID) -> None:
+    """Keep a slot on offer until the transaction ends. Raises InvalidInput where it is not any more."""
+    if await SlotRepository(connection).get_offered_or_none(slot_id) is None:
+        fault = FieldFault("/slot_id", "is not a slot on offer")
+        raise InvalidInput("the slot is not on offer any more", faults=[fault])
+
+
+async def _ask_to_pin(connection: AsyncConnection, order: AnyRow) -> None:
+    await OrderRepository(connection).open_task(
+        tenant_id=order.tenant_id, order_id=order.id, kind=PIN,
+        detail="the bot could not pin the post; pin it by hand, and look at the rights of the bot",
+    )  # fmt: skip
+
+
+async def _end(
+    connection: AsyncConnection, order: AnyRow, state: OrderState, *, data: Mapping[str, Any] | None = None
+) -> None:
+    """The post is over, and with it what its owner was asked to do by hand."""
+    repository = OrderRepository(connection)
+    await repository.close_tasks(order.id, kinds=[PIN, "remove"], resolution=state.value)
+    await repository.move(order, state, ended_at=func.now(), data=data)
 
 
 async def _take_down(counter: Counter, message_ids: Sequence[int]) -> Change:

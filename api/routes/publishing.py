@@ -16,6 +16,7 @@ from domain.errors import InvalidInput
 from domain.model import Frozen
 from domain.publishing.orders import (
     ORDER_KIND,
+    OVER,
     SEQUENCE_KIND,
     Notify,
     OrderChange,
@@ -29,6 +30,7 @@ from repositories.jobs import JobRepository
 from repositories.publishing.channels import ChannelRepository, CredentialRepository, SlotRepository
 from repositories.publishing.ledger import LedgerRepository
 from repositories.publishing.orders import OrderRepository
+from repositories.publishing.reports import report_of
 from repositories.rows import AnyRow
 from services.jobs import JobRequest, Started
 from services.publishing.limits import limits_of
@@ -369,6 +371,8 @@ async def _order_document(call: Call, order_id: UUID) -> dict[str, Any]:
         effects = await LedgerRepository(connection).get_of_order(order_id)
         tasks, views = await repository.get_tasks(order_id), await repository.get_views(order_id)
         events = await JobRepository(connection).get_events(order.job_id, after=0, limit=_MOST_EVENTS)
+        # A job that failed or was canceled has no result: here every order has its report.
+        report = await report_of(connection, order_id) if order.state in OVER else None
     timeline = [
         {"at": event.at, "type": event.type, "data": event.data}
         for event in events
@@ -379,6 +383,7 @@ async def _order_document(call: Call, order_id: UUID) -> dict[str, Any]:
         "tasks": [_task(row) for row in tasks],
         "views": [{"source": row.source, "views": row.views, "at": row.at} for row in views],
         "timeline": timeline,
+        "report": report,
     }
 
 

@@ -67,6 +67,11 @@ class PostContent(Frozen):
     media: tuple[MediaItem, ...] = ()
     buttons: Annotated[tuple[Button, ...], Field(max_length=8)] = ()
 
+    @property
+    def messages(self) -> int:
+        """How many messages the channel is going to show: one, or one for each item of an album."""
+        return max(len(self.media), 1)
+
 
 class Rendered(Frozen):
     """A post as it is sent: plain text and entities, so that what was checked is what goes out."""

@@ -13,6 +13,7 @@ from domain.model import Frozen
 from domain.publishing.channels import Sight
 
 POST: Final = "post"
+PIN: Final = "pin"
 
 
 class EffectState(StrEnum):

@@ -19,7 +19,7 @@ SEQUENCE_KIND: Final = "publishing.sequence"
 CHECK_KIND: Final = "publishing.check"
 
 FEWEST_TOLERANCE_SECONDS: Final = 1
-POSTS_PER_MINUTE: Final = 20
+MESSAGES_PER_MINUTE: Final = 20
 
 
 class OrderState(StrEnum):
@@ -51,11 +51,16 @@ PUBLISHED: Final = frozenset({OrderState.LIVE, OrderState.PINNED})
 _NEXT: Final[Mapping[OrderState, frozenset[OrderState]]] = {
     OrderState.BOOKED: frozenset({OrderState.APPROVAL, OrderState.ARMED, OrderState.REJECTED, OrderState.CANCELED}),
     OrderState.APPROVAL: frozenset({OrderState.ARMED, OrderState.REJECTED, OrderState.CANCELED, OrderState.MISSED}),
-    OrderState.ARMED: frozenset({OrderState.ARMED, OrderState.SENDING, OrderState.CANCELED, OrderState.MISSED}),
+    # From here and from NEEDS_PERSON the sender may refuse before it begins: a credential that does not open.
+    OrderState.ARMED: frozenset({
+        OrderState.ARMED, OrderState.SENDING, OrderState.REJECTED, OrderState.CANCELED, OrderState.MISSED,
+    }),
     OrderState.SENDING: frozenset({
         OrderState.LIVE, OrderState.NEEDS_PERSON, OrderState.MISSED, OrderState.REJECTED, OrderState.CANCELED,
     }),
-    OrderState.NEEDS_PERSON: frozenset({OrderState.LIVE, OrderState.SENDING, OrderState.MISSED, OrderState.CANCELED}),
+    OrderState.NEEDS_PERSON: frozenset({
+        OrderState.LIVE, OrderState.SENDING, OrderState.MISSED, OrderState.REJECTED, OrderState.CANCELED,
+    }),
     OrderState.LIVE: frozenset({
         OrderState.PINNED, OrderState.REMOVED, OrderState.STUBBED, OrderState.FINISHED, OrderState.GONE,
     }),
@@ -207,10 +212,18 @@ class CheckInput(Frozen):
     channel_id: UUID
 
 
-def removal_fault(starts: datetime, ends: datetime, *, finish: Finish, limited: bool) -> str | None:
+def takes_deleting(finish: Finish, content: PostContent) -> bool:
+    """Whether a post ends by deleting messages: of an album that is overwritten all but the first item have to go."""
+    return finish == "remove" or (finish == "stub" and content.messages > 1)
+
+
+def removal_fault(
+    starts: datetime, ends: datetime, *, finish: Finish, content: PostContent, limited: bool
+) -> str | None:
     """Why a post cannot be removed at the end of its slot, where bots may only delete what is younger than 48 h."""
-    if finish == "remove" and limited and ends - starts > REMOVE_BY:
-        return "lasts longer than 47:30 hours, after which Telegram lets no bot delete a post; finish by stub or keep"
+    if takes_deleting(finish, content) and limited and ends - starts > REMOVE_BY:
+        instead = "keep, as also a stub deletes all but the first item" if content.messages > 1 else "stub or keep"
+        return f"lasts longer than 47:30 hours, after which Telegram lets no bot delete a post; finish by {instead}"
     return None
 
 

@@ -10,6 +10,9 @@ DELETION_LIMIT: Final = timedelta(hours=48)
 REMOVE_BY: Final = timedelta(hours=47, minutes=30)
 """How long after publishing a post is removed at the latest."""
 
+LEAD: Final = timedelta(milliseconds=250)
+"""How long before its time an order is handed to its sender, who is there then when the time comes."""
+
 
 class UnknownZone(ValueError):
     """There is no time zone of that name."""

@@ -127,6 +127,11 @@ class SlotRepository:
         """The slot."""
         return (await self._connection.execute(select(*_SLOT).where(slots.c.id == slot_id))).one_or_none()
 
+    async def get_offered_or_none(self, slot_id: UUID) -> AnyRow | None:
+        """The slot as long as it is on offer; nobody withdraws it until the transaction ends."""
+        query = select(*_SLOT).where(slots.c.id == slot_id, slots.c.state == "offered").with_for_update(read=True)
+        return (await self._connection.execute(query)).one_or_none()
+
     async def get_page(
         self, channel_id: UUID, *, limit: int, before: UUID | None, starts_after: datetime | None = None
     ) -> Sequence[AnyRow]:
@@ -147,6 +152,8 @@ class SlotRepository:
 
     async def withdraw(self, slot_id: UUID) -> bool:
         """Take a slot back; False where an order holds it, or there is none."""
+        # Whoever books it right now holds it first, and is seen by the statement that follows: not by one that waited.
+        await self._connection.execute(select(slots.c.id).where(slots.c.id == slot_id).with_for_update(key_share=True))
         held = select(orders.c.id).where(
             orders.c.slot_id == slot_id, orders.c.state.not_in(["canceled", "rejected", "missed"])
         )

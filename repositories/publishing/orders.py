@@ -20,8 +20,6 @@ from repositories.tables import jobs, orders, owner_tasks, view_counts
 ASKED: Final = ("decide", "late")
 """The kinds of task in which a person says what becomes of a post."""
 
-_HALF_A_MINUTE: Final = 30
-
 
 class OrderRepository:
     """Orders of one tenant."""
@@ -63,17 +61,23 @@ class OrderRepository:
         query = select(orders).where(orders.c.job_id == job_id).order_by(orders.c.position)
         return (await self._connection.execute(query)).all()
 
-    async def count_around(self, channel_id: UUID, moment: datetime, *, besides: UUID | None = None) -> int:
-        """How many orders of a channel, one left out, are booked within half a minute of a moment."""
-        gap = func.abs(func.extract("epoch", orders.c.publish_at - moment))
-        query = select(func.count()).where(
+    async def get_booked(
+        self, channel_id: UUID, *, first: datetime, last: datetime, besides: UUID | None = None
+    ) -> Sequence[AnyRow]:
+        """Posts of a channel, one left out, that are still to go out between two moments: when, and how many messages.
+
+        An album is as many messages as it has items.
+        """
+        items = func.jsonb_array_length(orders.c.content["media"])
+        query = select(orders.c.publish_at, func.greatest(items, 1).label("messages")).where(
             orders.c.channel_id == channel_id,
-            gap < _HALF_A_MINUTE,
+            orders.c.publish_at > first,
+            orders.c.publish_at < last,
             orders.c.state.in_(["booked", "approval", "armed"]),
         )
         if besides is not None:
             query = query.where(orders.c.id != besides)
-        return int((await self._connection.execute(query)).scalar_one())
+        return (await self._connection.execute(query)).all()
 
     # --- changes ------------------------------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 """What the platform knows about ``publishing``: its kinds of job, and what is feasible before anything is booked."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -16,25 +18,29 @@ from domain.jobs import WaitingKind, WaitingOn
 from domain.publishing.content import PostContent, content_faults, render
 from domain.publishing.orders import (
     CHECK_KIND,
+    MESSAGES_PER_MINUTE,
     ORDER_KIND,
-    POSTS_PER_MINUTE,
     SEQUENCE_KIND,
     CheckInput,
     OrderInput,
     OrderState,
     SequenceInput,
+    SequenceItem,
     moment_of,
     removal_fault,
+    takes_deleting,
 )
 from domain.webhooks import AddressRefused, check_url
 from repositories.publishing.channels import ChannelRepository, SlotRepository
 from repositories.publishing.orders import OrderRepository
 from repositories.rows import AnyRow
 from services.kinds import JobKind
-from workflows.publishing import CHECK_WORKFLOW, ORDER_WORKFLOW, SEQUENCE_WORKFLOW, TASK_QUEUE
+from workflows.publishing import CHECK_WORKFLOW, ORDER_WORKFLOW, TASK_QUEUE
+from workflows.sequences import SEQUENCE_WORKFLOW
 
 _FURTHEST: Final = timedelta(days=366)
 _PAST_TOLERANCE: Final = timedelta(minutes=5)
+_HALF_A_MINUTE: Final = timedelta(seconds=30)
 
 
 def publishing_kinds(database: Database, *, max_orders: int, exempt_hosts: Sequence[str]) -> list[JobKind]:
@@ -108,8 +114,8 @@ class BookingDesk:
             yield crowded
 
     async def book_order(self, connection: AsyncConnection, tenant_id: UUID, job_id: UUID, wanted: OrderInput) -> None:
-        """Write the order of a job down. Raises InvalidInput where the slot was taken meanwhile."""
-        slot = await SlotRepository(connection).get_or_none(wanted.slot_id)
+        """Write the order of a job down. Raises InvalidInput where the slot was taken or withdrawn meanwhile."""
+        slot = await SlotRepository(connection).get_offered_or_none(wanted.slot_id)
         publish_at = None if slot is None else publish_moment(wanted, slot)
         if slot is None or not isinstance(publish_at, datetime):
             raise _invalid(FieldFault("/input/slot_id", "is not a slot on offer"))
@@ -132,16 +138,14 @@ class BookingDesk:
             for fault in post_faults(item.content, f"/input/items/{place}/content")
         ]
         starts = moment_of(wanted.starts_at, "/input/starts_at")
-        if isinstance(starts, FieldFault):
-            faults.append(starts)
-        elif starts < datetime.now(UTC) - _PAST_TOLERANCE:
-            faults.append(FieldFault("/input/starts_at", "lies in the past"))
-        elif starts > datetime.now(UTC) + _FURTHEST:
-            faults.append(FieldFault("/input/starts_at", "lies more than a year ahead"))
+        wrong_start = starts if isinstance(starts, FieldFault) else start_fault(starts)
+        faults += [] if wrong_start is None else [wrong_start]
         async with self._database.tenant(tenant_id) as connection:
             try:
                 channel = await ChannelRepository(connection).get_one(wanted.channel_id)
                 faults += [FieldFault("/input/channel_id", fault) for fault in sequence_channel_faults(channel)]
+                if wrong_start is None and isinstance(starts, datetime):
+                    faults += await crowd_faults(connection, channel, starts, wanted.items)
             except NotFound as fault:
                 faults.append(FieldFault("/input/channel_id", fault.detail))
         if faults:
@@ -239,7 +243,7 @@ def channel_faults(channel: AnyRow, wanted: OrderInput) -> Iterator[str]:
     yield from readiness_faults(channel)
     if channel.state == "ready":
         rights = channel.rights
-        if wanted.finish == "remove" and not rights.get("can_delete"):
+        if takes_deleting(wanted.finish, wanted.content) and not rights.get("can_delete"):
             yield "the bot may not delete in this channel"
         if (wanted.pin or wanted.finish == "stub") and not rights.get("can_edit"):
             yield "the bot may neither pin nor edit in this channel"
@@ -261,7 +265,7 @@ def time_faults(publish_at: datetime, slot: AnyRow, channel: AnyRow, wanted: Ord
     if not slot.starts_at <= publish_at < slot.ends_at:
         yield FieldFault("/input/publish_at", "lies outside the slot")
     limited = channel.gateway == "telegram"
-    fault = removal_fault(publish_at, slot.ends_at, finish=wanted.finish, limited=limited)
+    fault = removal_fault(publish_at, slot.ends_at, finish=wanted.finish, content=wanted.content, limited=limited)
     if fault is not None:
         yield FieldFault("/input/finish", fault)
 
@@ -284,16 +288,46 @@ async def crowd_fault(
     *,
     besides: UUID | None = None,
 ) -> FieldFault | None:
-    """Whether the channel has more posts in that minute, ``besides`` left out, than its system lets through."""
-    around = await OrderRepository(connection).count_around(channel.id, publish_at, besides=besides)
-    if channel.gateway == "telegram" and around + render_count(wanted) > POSTS_PER_MINUTE:
-        return FieldFault("/input/publish_at", f"the channel has {around} posts in that minute already")
+    """Whether the channel has more messages in that minute, ``besides`` left out, than its system lets through."""
+    if channel.gateway != "telegram":
+        return None
+    first, last = publish_at - _HALF_A_MINUTE, publish_at + _HALF_A_MINUTE
+    booked = await OrderRepository(connection).get_booked(channel.id, first=first, last=last, besides=besides)
+    around = sum(row.messages for row in booked)
+    if around + wanted.content.messages > MESSAGES_PER_MINUTE:
+        return FieldFault("/input/publish_at", f"the channel has {around} messages in that minute already")
     return None
 
 
-def render_count(wanted: OrderInput) -> int:
-    """How many messages a post is."""
-    return max(len(wanted.content.media), 1)
+def start_fault(starts: datetime) -> FieldFault | None:
+    """What is wrong with the start of a sequence."""
+    if starts < datetime.now(UTC) - _PAST_TOLERANCE:
+        return FieldFault("/input/starts_at", "lies in the past")
+    if starts > datetime.now(UTC) + _FURTHEST:
+        return FieldFault("/input/starts_at", "lies more than a year ahead")
+    return None
+
+
+async def crowd_faults(
+    connection: AsyncConnection, channel: AnyRow, starts: datetime, items: Sequence[SequenceItem]
+) -> list[FieldFault]:
+    """The same for the items of a sequence, which count among each other as well."""
+    if channel.gateway != "telegram":
+        return []
+    moments = [starts + timedelta(seconds=item.offset_seconds) for item in items]
+    first, last = min(moments) - _HALF_A_MINUTE, max(moments) + _HALF_A_MINUTE
+    booked = await OrderRepository(connection).get_booked(channel.id, first=first, last=last)
+    planned = [(moment, item.content.messages) for moment, item in zip(moments, items, strict=True)]
+    posts = sorted([*planned, *((row.publish_at, row.messages) for row in booked)])
+    times, sums = [at for at, _ in posts], [0, *accumulate(messages for _, messages in posts)]
+    faults = []
+    for place, moment in enumerate(moments):
+        first, last = moment - _HALF_A_MINUTE, moment + _HALF_A_MINUTE
+        around = sums[bisect_left(times, last)] - sums[bisect_right(times, first)]
+        if around > MESSAGES_PER_MINUTE:
+            fault = f"the channel would have {around} messages in that minute; it takes {MESSAGES_PER_MINUTE}"
+            faults.append(FieldFault(f"/input/items/{place}/offset_seconds", fault))
+    return faults
 
 
 def post_faults(content: PostContent, below: str = "/content") -> list[FieldFault]:

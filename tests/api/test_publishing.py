@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from core.database import Database
-from repositories.tables import channels
+from repositories.tables import channels, jobs, orders
 from tests.api.conftest import MakeFront
 from tests.api.support import Front, pointers, problem_of
 from tests.support.publishing import TOKEN
@@ -147,7 +147,19 @@ class TestOrders:
         slot_id = await offer(front, await connect(front, database), lasts=72)
         wish = {"slot_id": slot_id, "content": {"text": "x"}}
         assert pointers(await front.http.post("/orders", json=wish)) == ["/finish"]
-        assert (await front.http.post("/orders", json={**wish, "finish": "stub"})).status_code == 202
+        album = {"media": [{"url": "https://example.org/a.jpg"}] * 2}
+        stubbed = {**wish, "finish": "stub"}
+        assert pointers(await front.http.post("/orders", json={**stubbed, "content": album})) == ["/finish"]
+        assert (await front.http.post("/orders", json=stubbed)).status_code == 202
+
+    async def test_album_that_is_overwritten_takes_the_right_to_delete(self, front: Front, database: Database) -> None:
+        slot_id = await offer(front, await connect(front, database))
+        async with database.tenant(front.tenant_id) as connection:
+            await connection.execute(update(channels).values(rights={"can_post": True, "can_edit": True}))
+        album = {"media": [{"url": "https://example.org/a.jpg"}] * 2}
+        wish = {"slot_id": slot_id, "content": album, "finish": "stub"}
+        assert pointers(await front.http.post("/orders", json=wish)) == ["/slot_id"]
+        assert (await front.http.post("/orders", json={**wish, "content": {"text": "x"}})).status_code == 202
 
     async def test_more_than_the_channel_takes_in_a_minute(self, front: Front, database: Database) -> None:
         channel = await connect(front, database)
@@ -167,10 +179,40 @@ class TestOrders:
         answer = await front.http.patch(f"/orders/{order['id']}", json={"slot_id": slot_id})
         assert pointers(answer) == ["/publish_at"]
 
+    async def test_an_album_is_as_many_messages_as_it_has_items(self, front: Front, database: Database) -> None:
+        channel = await connect(front, database)
+        starts = datetime.now(UTC) + timedelta(hours=1)
+        album = {"media": [{"url": "https://example.org/a.jpg"}] * 10}
+        answers = []
+        for place, content in enumerate((album, album, {"text": "one too many"})):
+            slot = {
+                "starts_at": (starts + timedelta(seconds=place)).isoformat(),
+                "ends_at": (starts + timedelta(seconds=place + 1)).isoformat(),
+            }
+            slot_id = (await front.http.post(f"/channels/{channel['id']}/slots", json=slot)).json()["id"]
+            answers.append(await front.http.post("/orders", json={"slot_id": slot_id, "content": content}))
+        assert [answer.status_code for answer in answers] == [202, 202, 422]
+        assert pointers(answers[-1]) == ["/publish_at"]
+
     async def test_without_its_workflow_a_change_is_no_promise(self, front: Front, database: Database) -> None:
         slot_id = await offer(front, await connect(front, database))
         order = (await front.http.post("/orders", json={"slot_id": slot_id, "content": {"text": "x"}})).json()
         problem_of(await front.http.post(f"/orders/{order['id']}/cancel"), 503, "E.TEMPORAL.UNAVAILABLE")
+
+    async def test_one_that_was_canceled_while_it_was_live_has_its_report(
+        self, front: Front, database: Database
+    ) -> None:
+        """Its job has no result, as nobody waits for one of what he has canceled."""
+        slot_id = await offer(front, await connect(front, database))
+        order = (await front.http.post("/orders", json={"slot_id": slot_id, "content": {"text": "x"}})).json()
+        assert order["report"] is None
+        ended = datetime.now(UTC)
+        gone = {"state": "removed", "sent_at": ended - timedelta(minutes=1), "ended_at": ended, "message_ids": [7]}
+        async with database.tenant(front.tenant_id) as connection:
+            await connection.execute(update(orders).values(gone))
+            await connection.execute(update(jobs).values(status="canceled", finished_at=ended))
+        report = (await front.http.get(f"/orders/{order['id']}")).json()["report"]
+        assert (report["state"], report["stayed_seconds"], report["message_ids"]) == ("removed", 60, [7])
 
 
 class TestNeighbours:
@@ -213,6 +255,19 @@ class TestSequences:
         assert pointers(await front.http.post("/sequences", json=broken)) == ["/items/0/content/text"]
         past = {**wish, "starts_at": at(hours=-1)}
         assert pointers(await front.http.post("/sequences", json=past)) == ["/starts_at"]
+
+    async def test_more_than_the_channel_takes_in_a_minute(self, front: Front, database: Database) -> None:
+        """Its items count among each other, and with what is booked already."""
+        channel = await connect(front, database)
+        items = [{"offset_seconds": 90 if n < 10 else 0, "content": {"text": str(n)}} for n in range(30)]
+        wish = {"channel_id": channel["id"], "starts_at": at(hours=1), "items": items}
+        assert (await front.http.post("/sequences", json=wish)).status_code == 202
+        assert pointers(await front.http.post("/sequences", json={**wish, "items": items[9:11]})) == [
+            "/items/1/offset_seconds"
+        ]
+        crowd = [{"offset_seconds": 600, "content": {"text": str(n)}} for n in range(21)]
+        answer = await front.http.post("/sequences", json={**wish, "items": crowd})
+        assert pointers(answer) == [f"/items/{n}/offset_seconds" for n in range(21)]
 
     async def test_refused_where_the_owner_agrees_to_each_post(self, front: Front, database: Database) -> None:
         channel = await connect(front, database)

@@ -135,14 +135,24 @@ class TestTimes:
     def test_48_hours(self) -> None:
         start = datetime(2026, 1, 1, tzinfo=UTC)
         long = start + timedelta(hours=72)
-        assert removal_fault(start, long, finish="remove", limited=True)
-        assert removal_fault(start, long, finish="stub", limited=True) is None
-        assert removal_fault(start, long, finish="remove", limited=False) is None
+        one, album = PostContent(text="x"), PostContent(media=(PHOTO,) * 2)
+        assert removal_fault(start, long, finish="remove", content=one, limited=True)
+        assert removal_fault(start, long, finish="stub", content=one, limited=True) is None
+        assert removal_fault(start, long, finish="remove", content=one, limited=False) is None
+        assert removal_fault(start, long, finish="stub", content=album, limited=True)
+        assert removal_fault(start, long, finish="stub", content=album, limited=False) is None
+        assert removal_fault(start, long, finish="keep", content=album, limited=True) is None
 
 
 def test_what_is_over_stays_over() -> None:
     for over in (OrderState.REMOVED, OrderState.MISSED, OrderState.CANCELED, OrderState.REJECTED):
         assert not [state for state in OrderState if state is not over and may_become(over, state)]
+
+
+@pytest.mark.parametrize("state", [OrderState.ARMED, OrderState.SENDING, OrderState.NEEDS_PERSON])
+def test_what_may_be_sent_may_be_refused(state: OrderState) -> None:
+    """Also before the attempt stands in the ledger: where the credential does not open there is none."""
+    assert may_become(state, OrderState.REJECTED)
 
 
 class Script:

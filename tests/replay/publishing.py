@@ -92,6 +92,19 @@ async def approved(courses: Courses) -> list[WorkflowHistory]:
         return await _history(orders, order_id)
 
 
+async def moved(courses: Courses) -> list[WorkflowHistory]:
+    """Moved while the channel's owner is asked, then canceled."""
+    async with _publishing(courses) as (orders, _):
+        channel = await orders.shop.add_channel(CHAT - 1, requires_approval=True)
+        order_id = await orders.book(channel, TEXT, within=600)
+        await orders.until(order_id, "approval")
+        slot_id = await orders.shop.add_slot(channel, datetime.now(UTC) + timedelta(hours=9))
+        await orders.service.change_order(orders.shop.tenant_id, order_id, OrderChange(slot_id=slot_id))
+        await orders.service.cancel_order(orders.shop.tenant_id, order_id)
+        await orders.until_job(order_id, "canceled")
+        return await _history(orders, order_id)
+
+
 async def delivered(courses: Courses) -> list[WorkflowHistory]:
     """A sequence of two."""
     async with _publishing(courses) as (orders, channel):
@@ -99,6 +112,21 @@ async def delivered(courses: Courses) -> list[WorkflowHistory]:
             "channel_id": str(channel.id),
             "starts_at": (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat(),
             "items": [{"offset_seconds": n, "content": {"text": f"{TEXT} {n}"}} for n in range(2)],
+        }
+        request = JobRequest(kind="publishing.sequence", input=wish)
+        started = await orders.jobs.start(orders.shop.tenant_id, request, key=None)
+        await courses.until_status(_ref(orders, started.document.id, "publishing.sequence"), "succeeded")
+        return await _history(orders, started.document.id, "publishing.sequence")
+
+
+async def overdue(courses: Courses) -> list[WorkflowHistory]:
+    """A sequence whose only delivery is missed."""
+    async with _publishing(courses) as (orders, channel):
+        wish = {
+            "channel_id": str(channel.id),
+            "starts_at": (datetime.now(UTC) - timedelta(seconds=5)).isoformat(),
+            "items": [{"offset_seconds": 0, "content": {"text": TEXT}}],
+            "late": {"on_late": "skip", "tolerance_seconds": 1},
         }
         request = JobRequest(kind="publishing.sequence", input=wish)
         started = await orders.jobs.start(orders.shop.tenant_id, request, key=None)
@@ -146,5 +174,5 @@ def _ref(orders: Orders, job_id: UUID, kind: str) -> JobRef:
 
 SCENARIOS: Final[dict[str, Callable[[Courses], Awaitable[list[WorkflowHistory]]]]] = {
     scenario.__name__: scenario
-    for scenario in (published, doubted, rebooked, decided, approved, delivered, checked, talked)
+    for scenario in (published, doubted, rebooked, decided, approved, moved, delivered, overdue, checked, talked)
 }

@@ -28,7 +28,8 @@ from tests.support.publishing import BOX, Shop, publishing_of
 from tests.support.waiting import eventually
 from worker import publishing_activities
 from workflows.dialog import DialogWorkflow
-from workflows.publishing import CheckWorkflow, OrderWorkflow, SequenceWorkflow
+from workflows.publishing import CheckWorkflow, OrderWorkflow
+from workflows.sequences import SequenceWorkflow
 
 
 @dataclass

@@ -13,8 +13,10 @@ from domain.errors import InvalidInput, NotFound, StateError
 from domain.jobs import JobAction
 from domain.publishing.orders import OrderChange
 from gateways.standin_telegram import Fault, FaultKind, StandInTelegram
+from repositories.jobs import JobRepository
 from repositories.publishing.bots import BotRepository
 from repositories.publishing.orders import OrderRepository
+from repositories.webhooks import WebhookRepository
 from services.jobs import JobRequest
 from services.publishing.dialogs import BotPoller
 from tests.replay.publishing import talk
@@ -50,6 +52,18 @@ class TestOrder:
         done = await orders.until_job(order_id, "succeeded")
         assert pinned.message_ids[0] not in chat.messages
         assert done.ended_at >= done.remove_at
+
+    async def test_is_removed_at_its_time_though_it_could_not_be_pinned(self, orders: Orders) -> None:
+        channel = await orders.shop.add_channel(CHAT)
+        orders.standin.faults.add(Fault(kind=FaultKind.STATUS_BEFORE, method="pinChatMessage", times=99))
+        order_id = await orders.book(channel, "never pinned", lasts=1.5, pin=True)
+        done = await orders.until_job(order_id, "succeeded", within=30)
+        assert done.state == "removed"
+        assert orders.standin.world.chats[CHAT].messages == {}
+        async with orders.shop.database.tenant(orders.shop.tenant_id) as connection:
+            report = (await JobRepository(connection).get_result(order_id)).result
+            assert [task.kind for task in await OrderRepository(connection).get_tasks(order_id)] == ["pin"]
+        assert report["pin"] == "unreached"
 
     async def test_dropped_connection_is_looked_into_and_not_repeated(self, orders: Orders) -> None:
         """The stand-in publishes and drops the connection: the post is found, and is there once."""
@@ -191,6 +205,17 @@ class TestOrder:
         ledger = await orders.shop.ledger(order_id)
         assert ledger is not None
         assert ledger.error_code == "E.TELEGRAM.RIGHTS"
+
+    async def test_refused_by_our_own_worker_people_are_told(self, orders: Orders) -> None:
+        """No worker serves such channels: the attempt is refused before it stands in the ledger."""
+        channel = await orders.shop.add_channel(CHAT, gateway="file")
+        advertiser = {"name": "Ada", "notify": {"webhook_url": "https://example.org/hook", "telegram_chat_id": 78}}
+        order_id = await orders.book(channel, "unserved", advertiser=advertiser)
+        assert (await orders.until_job(order_id, "failed")).state == "rejected"
+        async with orders.shop.database.tenant(orders.shop.tenant_id) as connection:
+            assert (await JobRepository(connection).get_document(order_id)).error_code == "E.CHANNEL.UNSERVED"
+            told = await WebhookRepository(connection).get_deliveries(limit=9, before=None, job_id=order_id)
+        assert [one.type for one in told if one.type.startswith("order.")] == ["order.rejected"]
 
     async def test_late_is_missed_and_never_a_surprise(self, orders: Orders) -> None:
         """The other side asks for a minute's silence, the tolerance is a second: the post does not go out."""

@@ -114,25 +114,73 @@ class TestSequence:
     async def test_delivery_in_doubt_is_decided_and_holds_up_no_other(self, orders: Orders) -> None:
         channel = await orders.shop.add_channel(CHAT, audit=False)
         orders.standin.faults.add(Fault(kind=FaultKind.DROP_AFTER, chat_id=str(CHAT)))
-        wish = {
-            "channel_id": str(channel.id), "starts_at": datetime.now(UTC).isoformat(),
-            "items": [{"offset_seconds": n, "content": {"text": f"lesson {n}"}} for n in range(2)],
-        }  # fmt: skip
-        request = JobRequest(kind="publishing.sequence", input=wish)
-        job_id = (await orders.jobs.start(orders.shop.tenant_id, request, key=None)).document.id
-
-        async def deliveries() -> Sequence[AnyRow]:
-            async with orders.shop.database.tenant(orders.shop.tenant_id) as connection:
-                return await OrderRepository(connection).get_of_job(job_id)
-
-        rows = await eventually(deliveries, lambda rows: [row.state for row in rows] == ["needs_person", "finished"])
+        job_id = await deliver(orders, channel)
+        rows = await until_states(orders, job_id, "needs_person", "finished")
         there = orders.standin.world.chats[CHAT].posted[0].id
         with pytest.raises(StateError):
             await orders.service.resolve_order(orders.shop.tenant_id, rows[1].id, decision="give_up", message_ids=())
         await orders.service.resolve_order(orders.shop.tenant_id, rows[0].id, decision="sent", message_ids=(there,))
         await orders.until_job(rows[0].id, "succeeded")
-        assert [row.state for row in await deliveries()] == ["finished"] * 2
+        await until_states(orders, job_id, "finished", "finished")
         assert orders.shop.posted(CHAT) == ["lesson 0", "lesson 1"]
+
+    async def test_late_delivery_is_asked_about_and_holds_up_no_other(self, orders: Orders) -> None:
+        channel = await orders.shop.add_channel(CHAT)
+        late = {"on_late": "ask", "tolerance_seconds": 1, "latest_seconds": 600}
+        job_id = await deliver(orders, channel, seconds_ago=3, every=5, late=late)
+        rows = await until_states(orders, job_id, "armed", "finished")
+        assert await open_kinds(orders.shop, rows[0].id) == ["late"]
+        await orders.service.resolve_order(orders.shop.tenant_id, rows[0].id, decision="send", message_ids=())
+        await orders.until_job(rows[0].id, "succeeded")
+        assert orders.shop.posted(CHAT) == ["lesson 1", "lesson 0"]
+
+    async def test_late_delivery_that_is_not_wanted_any_more_is_canceled(self, orders: Orders) -> None:
+        channel = await orders.shop.add_channel(CHAT)
+        late = {"on_late": "ask", "tolerance_seconds": 1, "latest_seconds": 600}
+        job_id = await deliver(orders, channel, seconds_ago=3, every=600, late=late)
+        [first, _] = await until_states(orders, job_id, "armed", "booked")
+        await eventually(lambda: open_kinds(orders.shop, first.id))
+        await orders.jobs.act(orders.shop.tenant_id, job_id, JobAction.CANCEL)
+        await orders.until_job(first.id, "canceled")
+        await until_states(orders, job_id, "canceled", "canceled")
+        assert await open_kinds(orders.shop, first.id) == []
+
+    @pytest.mark.parametrize("is_reached", [True, False])
+    async def test_missed_delivery_is_told_of_and_holds_up_no_other(self, orders: Orders, is_reached: bool) -> None:
+        channel = await orders.shop.add_channel(CHAT, notify={"telegram_chat_id": 77})
+        orders.standin.world.add_chat(77, kind="private")
+        if not is_reached:
+            orders.standin.faults.add(
+                Fault(kind=FaultKind.STATUS_BEFORE, chat_id="77", status=429, retry_after=1, times=99)
+            )
+        late = {"on_late": "skip", "tolerance_seconds": 1}
+        job_id = await deliver(orders, channel, seconds_ago=3, every=5, late=late)
+        rows = await until_states(orders, job_id, "missed", "finished")
+        if is_reached:
+            await orders.until_job(rows[0].id, "succeeded")
+            assert ["was not published in time" in line for line in orders.shop.posted(77)] == [True]
+
+
+async def deliver(orders: Orders, channel: AnyRow, *, seconds_ago: float = 0, every: int = 1, **more: object) -> UUID:
+    """The job of a sequence of two."""
+    wish = {
+        "channel_id": str(channel.id), "starts_at": (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat(),
+        "items": [{"offset_seconds": n * every, "content": {"text": f"lesson {n}"}} for n in range(2)], **more,
+    }  # fmt: skip
+    request = JobRequest(kind="publishing.sequence", input=wish)
+    started = await orders.jobs.start(orders.shop.tenant_id, request, key=None)
+    job_id: UUID = started.document.id
+    return job_id
+
+
+async def until_states(orders: Orders, job_id: UUID, *states: str) -> Sequence[AnyRow]:
+    """The deliveries of a sequence as soon as they are in these states."""
+
+    async def look() -> Sequence[AnyRow]:
+        async with orders.shop.database.tenant(orders.shop.tenant_id) as connection:
+            return await OrderRepository(connection).get_of_job(job_id)
+
+    return await eventually(look, lambda rows: [row.state for row in rows] == list(states), within=30)
 
 
 class TestLate:
@@ -203,6 +251,18 @@ class TestApproval:
         )
         row = await orders.shop.order(order_id)
         assert row.approved_sha256 in {None, row.content_sha256}
+
+    async def test_has_as_long_as_the_order_that_was_moved(self, orders: Orders) -> None:
+        """The owner answers after the time that the order had at first, and before that which it has now."""
+        channel = await orders.shop.add_channel(CHAT, requires_approval=True)
+        order_id = await orders.book(channel, "moved", within=5, lasts=60, late={"tolerance_seconds": 1})
+        first = (await orders.until(order_id, "approval")).latest_at
+        slot_id = await orders.shop.add_slot(channel, datetime.now(UTC) + timedelta(minutes=10))
+        await orders.service.change_order(orders.shop.tenant_id, order_id, OrderChange(slot_id=slot_id))
+        await eventually(lambda: asyncio.sleep(0, datetime.now(UTC) > first + timedelta(seconds=1)))
+        assert (await orders.shop.order(order_id)).state == "approval"
+        await orders.jobs.act(orders.shop.tenant_id, order_id, JobAction.APPROVE)
+        await orders.until(order_id, "armed")
 
     async def test_is_not_forgotten_by_a_pause(self, orders: Orders) -> None:
         channel = await orders.shop.add_channel(CHAT, requires_approval=True)
