@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import io
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +27,7 @@ from core.ids import new_id
 from core.notify import Listener
 from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
-from domain.errors import DatabaseUnavailable, IdempotencyMismatch, InboxFull, RecordsRejected
+from domain.errors import DatabaseUnavailable, IdempotencyMismatch, InboxFull, RecordsRejected, StoreUnavailable
 from domain.saving import FlushStreamResult, OnError, StreamInput
 from domain.saving_pieces import PIECE_BYTES
 from repositories.saving import intake as intake_sql
@@ -167,7 +169,51 @@ class TestBacklog:
         await bring_home(database, tenant_id)
 
 
+class FullDisk(io.RawIOBase):
+    """A file for which there is no room."""
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return 0
+
+    def write(self, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "made up")
+
+
 class TestHolding:
+    @pytest.mark.parametrize(
+        "buffer_bytes", [None, 8_192, 1 << 24], ids=["making the file", "writing", "writing out what was buffered"]
+    )
+    async def test_a_full_disk_leaves_no_mark(
+        self, database: Database, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int | None
+    ) -> None:
+        """Wherever it shows that there is no room for a large body: 503, and nothing of it counts as held."""
+        sent = [message(content="x" * 1_000) for _ in range(1_500)]
+
+        def make_file(**_: object) -> io.BufferedRandom:
+            if buffer_bytes is None:
+                raise OSError(errno.ENOSPC, "made up")
+            return io.BufferedRandom(FullDisk(), buffer_bytes)
+
+        async with taking(database) as intake:
+            with monkeypatch.context() as patched:
+                patched.setattr("services.saving.spool.tempfile.TemporaryFile", make_file)
+                for _ in range(2):
+                    with pytest.raises(StoreUnavailable):
+                        await take(intake, tenant_id, lines(sent))
+                    assert intake._held_bytes == 0
+            assert (await take(intake, tenant_id, lines(sent))).received == len(sent)
+            assert intake._held_bytes == 0
+        assert await bring_home(database, tenant_id) == len(sent)
+
     async def test_what_is_refused_is_not_held(self, database: Database, tenant_id: UUID) -> None:
         """A large body that is refused leaves no mark on those who come while the rest of it is read, or later."""
         arrived, go_on = asyncio.Event(), asyncio.Event()
