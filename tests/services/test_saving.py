@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -154,6 +154,34 @@ class TestStreams:
         histories = [await temporal.get_workflow_handle(run.id, run_id=run.run_id).fetch_history() for run in runs]
         assert len(histories) >= 2
         assert max(len(history.events) for history in histories) < 1_500
+
+    async def test_a_stream_that_is_announced_while_another_is_woken(self, database: Database) -> None:
+        """The first records of a stream come in while Temporal is being told of another: both are woken."""
+        woken: list[str] = []
+
+        class Announcing:
+            """A Temporal that takes so long that the database has news."""
+
+            async def start_workflow(self, _name: str, stream: StreamInput, **_: Any) -> None:
+                if "messages-77" in stream.workflow_id:
+                    keeper.on_notify("users/77/1")
+                woken.append(stream.workflow_id)
+
+        keeper = StreamKeeper(
+            database, cast("Client", Announcing()), new_metrics(), flush_records=5_000, flush_seconds=0.0
+        )
+        keeper.on_notify("messages/77/1")
+        running = asyncio.create_task(keeper.run())
+
+        async def is_told() -> bool:
+            return running.done() or "saving.stream/users-77" in woken
+
+        await eventually(is_told)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert "saving.stream/messages-77" in woken
+        assert "saving.stream/users-77" in woken
 
 
 class TestBacklog:
