@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import obstore
@@ -16,10 +16,28 @@ from core.store import ArtifactStore
 from domain.errors import InvalidInput, NotFound, Superseded
 from domain.jobs import JobRef
 from services.artifacts import ArtifactService
+from services.stack.postgres import EmbeddedPostgres
 from tests.support.job_rows import add_running_job
-from tests.support.saving import bring_home, counters, dead_letters, lines, message, saved_messages, saved_users
+from tests.support.life import new_tenant, superuser
+from tests.support.saving import (
+    bring_home,
+    counters,
+    dead_letters,
+    lines,
+    message,
+    saved_messages,
+    saved_users,
+    take,
+    taking,
+)
 
-LIMITS = ImportLimits(max_record_bytes=2_000, shards=1, inbox_max_records=10_000_000, inbox_max_bytes=1 << 40)
+LIMITS = ImportLimits(
+    max_record_bytes=2_000,
+    shards=1,
+    inbox_max_records=10_000_000,
+    inbox_max_bytes=1 << 40,
+    inbox_max_age_seconds=1e9,
+)
 
 
 @pytest.fixture
@@ -28,6 +46,15 @@ def reading(database: Database, store: ArtifactStore, monkeypatch: pytest.Monkey
     monkeypatch.setattr(importer, "_READ_BYTES", 4_000)
     monkeypatch.setattr(importer, "_FULL_PAUSE_SECONDS", 0.0)
     return Importer(database, store, StepKeeper(database), LIMITS)
+
+
+@pytest.fixture
+def empty_inbox(postgres: EmbeddedPostgres) -> Iterator[None]:
+    """Nothing waits for anybody, as what other tests left behind would count; and nothing old is left to others."""
+    with superuser(postgres) as connection:
+        connection.execute("DELETE FROM record_inbox")
+        yield
+        connection.execute("DELETE FROM record_inbox")
 
 
 async def job_with(database: Database, tenant_id: Any, **wanted: Any) -> JobRef:
@@ -183,6 +210,7 @@ class TestImport:
         assert await reading.is_saved(job)
         assert (await reading.get_result(job))["received"] == 0
 
+    @pytest.mark.usefixtures("empty_inbox")
     async def test_it_waits_while_the_inbox_is_full(
         self, reading: Importer, database: Database, store: ArtifactStore, tenant_id: Any
     ) -> None:
@@ -199,6 +227,37 @@ class TestImport:
             await bring_home(database, tenant_id)
         await bring_home(database, tenant_id)
         assert (await reading.get_result(job))["saved"] == 100
+
+    @pytest.mark.usefixtures("empty_inbox")
+    @pytest.mark.parametrize(
+        "limit", [{"inbox_max_records": 10}, {"inbox_max_bytes": 2_000}, {"inbox_max_age_seconds": 7_200.0}]
+    )
+    async def test_it_waits_while_what_others_sent_fills_the_inbox(
+        self,
+        reading: Importer,
+        database: Database,
+        postgres: EmbeddedPostgres,
+        tenant_id: Any,
+        limit: dict[str, Any],
+    ) -> None:
+        """Half of a limit is too many, too large or too old, whoever's records they are."""
+        other = await new_tenant(database)
+        async with taking(database) as intake:
+            await take(intake, other, lines([message() for _ in range(6)]))
+        with superuser(postgres) as connection:
+            connection.execute(
+                "UPDATE record_inbox SET accepted_at = now() - interval '61 minutes' WHERE tenant_id = %s", [other]
+            )
+        file = await upload(database, reading._store, tenant_id, lines([message() for _ in range(3)]))
+        job = await job_with(database, tenant_id, artifact_id=file)
+        reading._limits = dataclasses.replace(LIMITS, **limit)
+        for _ in range(3):
+            assert not await reading.read_on(job)
+        assert (await reading.get_result(job))["received"] == 0
+        await bring_home(database, other)
+        await read_all(reading, job)
+        assert (await reading.get_result(job))["received"] == 3
+        await bring_home(database, tenant_id)
 
     async def test_a_file_that_is_gone(self, reading: Importer, database: Database, tenant_id: Any) -> None:
         job = await job_with(database, tenant_id, object_name="nothing.csv")

@@ -95,7 +95,13 @@ def activities_of(
 ) -> SavingActivities:
     """The activities of a worker process."""
     keeper = StepKeeper(database)
-    limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
+    limits = ImportLimits(
+        max_record_bytes=262_144,
+        shards=1,
+        inbox_max_records=10_000_000,
+        inbox_max_bytes=1 << 40,
+        inbox_max_age_seconds=1e9,
+    )
     importer = Importer(database, store, keeper, limits)
     return SavingActivities(Flusher(database, most_records=most_records), importer, keeper, metrics)
 

@@ -54,7 +54,13 @@ from workflows.saving import TASK_QUEUE, RecordStreamWorkflow
 
 def activities_of(database: Database, store: ArtifactStore) -> SavingActivities:
     keeper = StepKeeper(database)
-    limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
+    limits = ImportLimits(
+        max_record_bytes=262_144,
+        shards=1,
+        inbox_max_records=10_000_000,
+        inbox_max_bytes=1 << 40,
+        inbox_max_age_seconds=1e9,
+    )
     return SavingActivities(
         Flusher(database, most_records=5_000), Importer(database, store, keeper, limits), keeper, new_metrics()
     )
