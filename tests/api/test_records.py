@@ -20,9 +20,9 @@ from tests.api.support import Front, Serving, pointers, problem_of
 from tests.support.saving import bring_home, dead_letters, lines, message, saved_messages
 
 if sys.version_info >= (3, 14):
-    from compression.zstd import compress
+    from compression.zstd import CompressionParameter, ZstdCompressor, compress
 else:
-    from backports.zstd import compress
+    from backports.zstd import CompressionParameter, ZstdCompressor, compress
 
 LINES = {"content-type": "application/x-ndjson"}
 
@@ -183,6 +183,17 @@ class TestRefusal:
         answer = await post(front, body, content_type=LINES["content-type"], content_encoding=encoding)
         assert answer.status_code == 202, answer.text
         assert answer.json()["received"] == 1
+
+    @pytest.mark.parametrize(("window_log", "status"), [(23, 202), (24, 400), (27, 400)])
+    async def test_a_window_that_would_fill_the_memory(self, front: Front, window_log: int, status: int) -> None:
+        """A frame of some bytes may ask its reader for 128 MiB; over HTTP it gets the 8 of RFC 9659."""
+        packing = ZstdCompressor(options={CompressionParameter.window_log: window_log})
+        # In two parts: of what is known to be small the frame asks for no more than that.
+        body = packing.compress(lines([message()])) + packing.flush()
+        answer = await post(front, body, content_type=LINES["content-type"], content_encoding="zstd")
+        assert answer.status_code == status, answer.text
+        if status == 400:
+            assert "at most 8 MiB" in problem_of(answer, 400, "E.REQUEST.MALFORMED")["detail"]
 
     async def test_no_such_collection(self, front: Front) -> None:
         answer = await front.http.post("/records/secrets", json={})
