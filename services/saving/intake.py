@@ -193,7 +193,7 @@ class RecordIntake:
             if tally.rejected >= MOST_REFUSALS:
                 raise _rejected(tally, f"{tally.rejected} of the first {tally.received} records")
         else:
-            spool.add(piece)
+            spool.add(piece, in_memory=self._held_bytes < _MOST_HELD_BYTES)
         self._hold(share, spool.held_bytes - before)
 
     async def _replay(self, batch: NewBatch) -> Taken:

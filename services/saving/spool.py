@@ -32,10 +32,13 @@ class Spool:
         """How many bytes of rows are in memory."""
         return 0 if self.is_large else self.length
 
-    def add(self, piece: Piece) -> None:
-        """Keep a piece. Raises StoreUnavailable where the disk is full."""
+    def add(self, piece: Piece, *, in_memory: bool) -> None:
+        """Keep a piece, in memory where that is allowed and the rows are few.
+
+        Raises StoreUnavailable where the disk is full.
+        """
         row = inbox_row(self._prefix, piece)
-        if self._file is None and self.length + len(row) <= IN_MEMORY_BYTES:
+        if self._file is None and in_memory and self.length + len(row) <= IN_MEMORY_BYTES:
             self._rows.append(row)
         else:
             with _on_disk():

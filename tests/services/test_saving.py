@@ -35,11 +35,14 @@ from repositories.saving.intake import CHANNEL, NewBatch
 from repositories.saving.retention import get_tenants
 from repositories.tables import record_batches, record_dead_letters
 from services.saving.backlog import Backlog, InboxLimits
+from services.saving.intake import RecordIntake
 from services.saving.retention import Retention
 from services.saving.streams import StreamKeeper
 from services.stack.postgres import EmbeddedPostgres
 from tests.support.life import new_metrics, new_tenant, superuser
 from tests.support.saving import (
+    PLENTY,
+    RULES,
     bring_home,
     counters,
     lines,
@@ -247,6 +250,46 @@ class TestHolding:
             assert (await take(intake, tenant_id, lines(sent))).received == len(sent)
             assert intake._held_bytes == 0
         assert await bring_home(database, tenant_id) == len(sent)
+
+    async def test_what_is_too_much_for_all_together_goes_to_files(
+        self, database: Database, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Bodies that were let in while there was room, and are small enough for memory each."""
+        most = 600_000
+        monkeypatch.setattr("services.saving.intake._MOST_HELD_BYTES", most)
+        body = lines([message(content="x" * 800) for _ in range(380)])
+        inside, go_on = 0, asyncio.Event()
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal inside
+            inside += 1
+            await go_on.wait()
+            yield body
+
+        intake = RecordIntake(database, Backlog(database, PLENTY), RULES)  # what is in memory waits, as nobody writes
+        tasks = [
+            asyncio.create_task(
+                intake.take(tenant_id, "messages", chunks(), is_document=False, on_error=OnError.REJECT, key=None)
+            )
+            for _ in range(8)
+        ]
+        while inside < len(tasks):
+            await asyncio.sleep(0)
+        go_on.set()
+
+        async def written() -> int:
+            return sum(task.done() for task in tasks)
+
+        await eventually(written, lambda found: found == 7, within=20.0)
+        assert len(intake._pending) == 1
+        assert 0 < intake._held_bytes <= most
+        writing = asyncio.create_task(intake.run())
+        assert [taken.received for taken in await asyncio.gather(*tasks)] == [380] * 8
+        assert intake._held_bytes == 0
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        assert await bring_home(database, tenant_id) == 380 * 8
+        assert len(await saved_messages(database, tenant_id)) == 380
 
     async def test_what_is_refused_is_not_held(self, database: Database, tenant_id: UUID) -> None:
         """A large body that is refused leaves no mark on those who come while the rest of it is read, or later."""
