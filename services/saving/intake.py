@@ -42,6 +42,7 @@ _log = structlog.get_logger(__name__)
 _MOST_HELD_BYTES: Final = 67_108_864
 _FEW_BYTES: Final = 262_144
 """Up to how many bytes of records one round trip is faster than COPY."""
+_TOO_MUCH_HELD: Final = "too many bytes wait to be written"
 _BULK_LANES: Final = 2
 _LONGEST_TURN_SECONDS: Final = 0.005
 _BUSY_PAUSE_SECONDS: Final = 0.05
@@ -159,10 +160,21 @@ class RecordIntake:
         share.length += more
         self._held_bytes += more
 
+    async def _counted(self, chunks: AsyncIterator[bytes], share: _Share) -> AsyncIterator[bytes]:
+        """A document as it comes: all of it is held until it is taken apart.
+
+        Raises InboxFull where the others hold too much; where there are none it may have any length.
+        """
+        async for chunk in chunks:
+            if self._held_bytes - share.length > _MOST_HELD_BYTES:
+                raise InboxFull(_TOO_MUCH_HELD, retry_after=_RETRY)
+            self._hold(share, len(chunk))
+            yield chunk
+
     def _expect_room(self) -> None:
         self._backlog.expect_room()
         if self._held_bytes > _MOST_HELD_BYTES:
-            raise InboxFull("too many bytes wait to be written", retry_after=_RETRY)
+            raise InboxFull(_TOO_MUCH_HELD, retry_after=_RETRY)
 
     async def _read(
         self,
@@ -175,7 +187,7 @@ class RecordIntake:
         is_document: bool,
         on_error: OnError,
     ) -> None:
-        source = _lines_of_document(chunks, digest) if is_document else _watched(chunks, digest)
+        source = _lines_of_document(self._counted(chunks, share), digest) if is_document else _watched(chunks, digest)
         turn = _Turn()
         async for chunk in source:
             for piece in maker.feed(chunk):
@@ -185,6 +197,7 @@ class RecordIntake:
         for piece in maker.finish():
             self._keep(maker.tally, spool, share, piece, on_error)
             await turn.give_way()
+        self._hold(share, spool.held_bytes - share.length)  # from here on a document is its rows
 
     def _keep(self, tally: Tally, spool: Spool, share: _Share, piece: Piece, on_error: OnError) -> None:
         before = spool.held_bytes

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import io
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -290,6 +291,41 @@ class TestHolding:
         await asyncio.gather(writing, return_exceptions=True)
         assert await bring_home(database, tenant_id) == 380 * 8
         assert len(await saved_messages(database, tenant_id)) == 380
+
+    async def test_a_document_counts_from_its_first_byte(
+        self, database: Database, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is held whole. Where others hold too much it is refused, and one that is alone is taken however large."""
+        monkeypatch.setattr("services.saving.intake._MOST_HELD_BYTES", 150_000)
+        body = json.dumps([message(content="x" * 800) for _ in range(380)]).encode()
+        go_on = [asyncio.Event(), asyncio.Event()]
+
+        async def chunks(number: int) -> AsyncIterator[bytes]:
+            yield body[: 200_000 * number]
+            await go_on[number].wait()
+            yield body[200_000 * number :]
+
+        async def held() -> int:
+            return intake._held_bytes
+
+        async with taking(database) as intake:
+            late, early = (
+                asyncio.create_task(
+                    intake.take(
+                        tenant_id, "messages", chunks(number), is_document=True, on_error=OnError.REJECT, key=None
+                    )
+                )
+                for number in range(2)
+            )
+            await eventually(held, within=20.0)
+            go_on[0].set()
+            with pytest.raises(InboxFull):
+                await late
+            assert intake._held_bytes == 200_000
+            go_on[1].set()
+            assert (await early).received == 380
+            assert intake._held_bytes == 0
+        await bring_home(database, tenant_id)
 
     async def test_what_is_refused_is_not_held(self, database: Database, tenant_id: UUID) -> None:
         """A large body that is refused leaves no mark on those who come while the rest of it is read, or later."""
