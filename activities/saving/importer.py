@@ -146,16 +146,17 @@ class Importer:
 
     def _judge(self, file: _File, data: bytes, header: bytes | None, *, at_end: bool) -> _Part:
         maker = self._maker(file)
+        position = 0
         if header is None:
             records = _lines(data, at_end=at_end)
         else:
             rows = cut_rows(data, at_end=at_end, most_bytes=self._most_row_bytes)
             if file.batch.position_bytes == 0:
-                next(rows, None)
+                _, position = next(rows, (b"", 0))
             shape = CsvShape(COLLECTIONS[file.wanted.collection], header)
             records = ((shape.to_json(row) + b"\n" if row.strip() else b"", end) for row, end in rows)
         pieces: list[Piece] = []
-        judged_bytes = position = 0
+        judged_bytes = 0
         for text, position in records:  # noqa: B007 - the last one counts
             for piece in maker.feed(text):
                 pieces.append(piece)

@@ -176,6 +176,32 @@ class TestImport:
         told = [json.loads(letter.payload)["malformed row"] for letter in await dead_letters(database, tenant_id)]
         assert told == rows[300:303]
 
+    @pytest.mark.parametrize("body", [b"id,version\n", b"id,version", b"id,version\r\n\r\n"])
+    async def test_csv_of_nothing_but_a_header(
+        self, reading: Importer, database: Database, store: ArtifactStore, tenant_id: Any, body: bytes
+    ) -> None:
+        """A header is no record, also where none follows."""
+        file = await upload(database, store, tenant_id, body)
+        job = await job_with(database, tenant_id, collection="users", artifact_id=file, format="csv")
+        await read_all(reading, job)
+        await bring_home(database, tenant_id, "users")
+        assert await reading.is_saved(job)
+        result = await reading.get_result(job)
+        assert (result["received"], result["rejected"], result["dead"]) == (0, 0, 0)
+        assert await dead_letters(database, tenant_id) == []
+
+    async def test_a_header_before_an_endless_row(
+        self, reading: Importer, database: Database, store: ArtifactStore, tenant_id: Any
+    ) -> None:
+        """What is told of the row is its beginning, and not the header's."""
+        file = await upload(database, store, tenant_id, b"id,version\n" + b"x" * 50_000 + b"\nlast,1\n")
+        job = await job_with(database, tenant_id, collection="users", artifact_id=file, format="csv")
+        await read_all(reading, job)
+        await bring_home(database, tenant_id, "users")
+        assert set(await saved_users(database, tenant_id)) == {"last"}
+        [letter] = await dead_letters(database, tenant_id)
+        assert (letter.position, letter.code, letter.payload[:2]) == (0, "E.RECORD.TOO_LARGE", b"xx")
+
     @pytest.mark.parametrize("body", [b"id,version\ra,1\rb,2\r", b"id,id\na,1\n", b'"id' * 30_000])
     async def test_csv_without_a_header(
         self, reading: Importer, database: Database, store: ArtifactStore, tenant_id: Any, body: bytes
