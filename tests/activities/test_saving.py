@@ -461,6 +461,27 @@ class TestDeath:
         await bring_home(database, tenant_id)
         assert await dead_letters(database, tenant_id) == []
 
+    async def test_what_keeps_coming_does_not_starve_what_is_suspicious(
+        self, intake: RecordIntake, database: Database, tenant_id: UUID
+    ) -> None:
+        """A row that workers died with is spared, and tried now and then although others wait before each flush."""
+        suspect = await take(intake, tenant_id, lines([message()]))
+        async with database.tenant(tenant_id) as connection:
+            await connection.execute(
+                text("UPDATE tenant_record_inbox SET attempts = :attempts"), {"attempts": SUSPICIOUS_ATTEMPTS}
+            )
+        flusher = Flusher(database, most_records=100)
+        pending = []
+        for _ in range(12):
+            await take(intake, tenant_id, lines([message()]))
+            assert await flusher.flush(stream_of("messages"), tenant_id) >= 1
+            pending.append((await counters(database, tenant_id, suspect.batch_id))[4])
+        assert pending == [1] * 9 + [0] * 3
+        assert await counters(database, tenant_id, suspect.batch_id) == (1, 1, 0, 0, 0)
+        await bring_home(database, tenant_id)
+        async with database.tenant(tenant_id) as connection:
+            assert await inbox_pieces(connection) == []
+
 
 class TestRefusedAtTheDoor:
     @pytest.mark.parametrize(
