@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from uuid import UUID
 
 import psycopg
@@ -422,6 +423,33 @@ class TestDeath:
         await other.take_over(stream)
         assert await claims_and_attempts(postgres, tenant_id) == (0, [1])
         await bring_home(database, tenant_id)
+
+    async def test_a_database_that_dies_is_no_death(
+        self, intake: RecordIntake, database: Database, tenant_id: UUID, postgres: EmbeddedPostgres
+    ) -> None:
+        """It ends the connection in the middle of a merge, as often as makes a dead letter; the workers live on."""
+        taken = await take(intake, tenant_id, lines([message()]))
+
+        async def ended(*, looking: psycopg.Connection[tuple[object, ...]]) -> int:
+            query = (
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_locks"
+                " WHERE NOT granted AND relation = 'messages'::regclass"
+            )
+            [(count,)] = looking.execute(query).fetchall()
+            assert isinstance(count, int)
+            return count
+
+        for flusher in [Flusher(database, most_records=10) for _ in range(2)] * DEADLY_ATTEMPTS:
+            with superuser(postgres) as raw, raw.transaction(), superuser(postgres) as looking:
+                raw.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+                await flusher.take_over(stream_of("messages"))
+                flushing = asyncio.create_task(flusher.flush(stream_of("messages"), tenant_id))
+                await eventually(partial(ended, looking=looking))
+                with pytest.raises(DatabaseUnavailable):
+                    await flushing
+        assert await claims_and_attempts(postgres, tenant_id) == (0, [0])
+        await bring_home(database, tenant_id)
+        assert await counters(database, tenant_id, taken.batch_id) == (1, 1, 0, 0, 0)
 
     async def test_being_canceled_is_no_death(
         self, intake: RecordIntake, database: Database, tenant_id: UUID, postgres: EmbeddedPostgres
