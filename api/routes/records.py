@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from starlette.convertors import Convertor, register_url_convertor
 
 from api.documents import encode
 from api.idempotency import parse_key
@@ -29,6 +30,21 @@ from repositories.saving.batches import BatchRepository
 from repositories.saving.reads import RecordReader
 from services.saving.intake import get_collection
 from services.tenants import Scope
+
+
+class _TextConvertor(Convertor[str]):
+    """Any text at the end of a path, as senders name their dialogs; ``path`` would stop at a line break."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("text", _TextConvertor())
 
 router: Final = APIRouter(route_class=ApiRoute, tags=["records"])
 
@@ -204,7 +220,7 @@ async def list_dialogs(call: Reader, user_id: Name, limit: Limit = 20) -> Respon
     return _page(found)
 
 
-@router.get("/records/messages/dialogs/{dialog_id}", response_model=MessagePage, responses=problems(404))
+@router.get("/records/messages/dialogs/{dialog_id:text}", response_model=MessagePage, responses=problems(404))
 async def list_messages(
     call: Reader, dialog_id: Annotated[str, Path(max_length=128)], limit: Limit = 50, cursor: Cursor = None
 ) -> Response:

@@ -6,6 +6,7 @@ import json
 import sys
 import zlib
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -361,6 +362,23 @@ class TestReading:
         assert len(seen) == 10
         assert seen == sorted(seen, reverse=True)
         problem_of(await full.http.get(f"{path}&cursor=AAAA"), 422, "E.REQUEST.INVALID")
+
+    @pytest.mark.parametrize(
+        "dialog_id", ["support/2026/17", "/", "a b?c#d%2F", "slowest", "one\ntwo/three\n", "x" * 128]
+    )
+    async def test_messages_of_a_dialog_by_any_name(self, front: Front, database: Database, dialog_id: str) -> None:
+        """What may be saved may be read: the id is the sender's, with slashes and line breaks."""
+        sent = message(dialog_id=dialog_id)
+        await post(front, sent)
+        await bring_home(database, front.tenant_id)
+        assert [one["id"] for one in await self.ask(front, f"messages/dialogs/{quote(dialog_id, safe='')}")] == [
+            sent["id"]
+        ]
+
+    @pytest.mark.parametrize("dialog_id", ["", "none/at/all", "x" * 129])
+    async def test_no_such_dialog(self, front: Front, dialog_id: str) -> None:
+        answer = await front.http.get(f"/records/messages/dialogs/{quote(dialog_id, safe='')}")
+        problem_of(answer, 404, "E.NOT_FOUND")
 
     async def test_statistics(self, full: Front) -> None:
         days = await self.ask(full, "messages/statistics/daily?since=2026-11-11&until=2026-11-12")
