@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from pydantic import AfterValidator
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.documents import encode
@@ -46,6 +47,13 @@ class _TextConvertor(Convertor[str]):
 
 register_url_convertor("text", _TextConvertor())
 
+
+def _expect_no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("contains a NUL character")
+    return text
+
+
 router: Final = APIRouter(route_class=ApiRoute, tags=["records"])
 
 Reader = Annotated[Call, Depends(Needs(Scope.RECORDS_READ))]
@@ -53,7 +61,9 @@ Writer = Annotated[Call, Depends(Needs(Scope.RECORDS_WRITE))]
 CollectionName = Annotated[str, Path(max_length=63, description="messages or users.")]
 BatchID = Annotated[UUID, Path(description="The id of the batch.")]
 LetterID = Annotated[UUID, Path(description="The id of the dead letter.")]
-Name = Annotated[str, Query(min_length=1, max_length=128)]
+Text = Annotated[str, AfterValidator(_expect_no_nul)]
+Name = Annotated[Text, Query(min_length=1, max_length=128)]
+AnyName = Annotated[Text | None, Query(max_length=128)]
 Day = Annotated[date | None, Query(description="A day in UTC.")]
 
 _JSON: Final = "application/json"
@@ -222,7 +232,7 @@ async def list_dialogs(call: Reader, user_id: Name, limit: Limit = 20) -> Respon
 
 @router.get("/records/messages/dialogs/{dialog_id:text}", response_model=MessagePage, responses=problems(404))
 async def list_messages(
-    call: Reader, dialog_id: Annotated[str, Path(max_length=128)], limit: Limit = 50, cursor: Cursor = None
+    call: Reader, dialog_id: Annotated[Text, Path(max_length=128)], limit: Limit = 50, cursor: Cursor = None
 ) -> Response:
     """The messages of a dialog, newest first."""
     before = moment_and_id_of(cursor)
@@ -258,7 +268,7 @@ async def get_tokens_by_user(
     call: Reader,
     since: Day = None,
     until: Day = None,
-    user_id: Annotated[str | None, Query(max_length=128)] = None,
+    user_id: AnyName = None,
     limit: Limit = 20,
 ) -> Response:
     """Tokens by user, who used most first; or of one user."""
@@ -272,9 +282,7 @@ async def get_tokens_by_user(
 
 
 @router.get("/records/messages/statistics/models", response_model=StatisticsDocument, responses=problems())
-async def get_tokens_by_model(
-    call: Reader, since: Day = None, until: Day = None, model: Annotated[str | None, Query(max_length=128)] = None
-) -> Response:
+async def get_tokens_by_model(call: Reader, since: Day = None, until: Day = None, model: AnyName = None) -> Response:
     """Tokens by model, or of one model."""
     period = _period(since, until)
     async with call.services.database.tenant(call.tenant_id) as connection:
@@ -291,9 +299,7 @@ async def list_active_users(call: Reader, *, premium: Annotated[bool, Query()] =
 
 
 @router.get("/records/users/blocked", response_model=UserPage, responses=problems())
-async def list_blocked_users(
-    call: Reader, limit: Limit = 50, cursor: Annotated[str | None, Query(max_length=128)] = None
-) -> Response:
+async def list_blocked_users(call: Reader, limit: Limit = 50, cursor: AnyName = None) -> Response:
     """Users who are blocked, by id."""
     async with call.services.database.tenant(call.tenant_id) as connection:
         found = await RecordReader(connection, call.tenant_id).get_blocked_users(limit=limit + 1, after=cursor)

@@ -375,10 +375,22 @@ class TestReading:
             sent["id"]
         ]
 
-    @pytest.mark.parametrize("dialog_id", ["", "none/at/all", "x" * 129])
+    @pytest.mark.parametrize("dialog_id", ["", "none/at/all", "x" * 129, "a\x00b"])
     async def test_no_such_dialog(self, front: Front, dialog_id: str) -> None:
         answer = await front.http.get(f"/records/messages/dialogs/{quote(dialog_id, safe='')}")
         problem_of(answer, 404, "E.NOT_FOUND")
+
+    @pytest.mark.parametrize(
+        ("path", "parameter"),
+        [
+            ("messages/dialogs", "user_id"), ("messages/dialogs/d1", "cursor"), ("messages/slowest", "status"),
+            ("messages/statistics/users", "user_id"), ("messages/statistics/models", "model"),
+            ("messages/dead-letters", "cursor"), ("users/blocked", "cursor"),
+        ],
+    )  # fmt: skip
+    async def test_what_no_database_can_be_asked_for(self, front: Front, path: str, parameter: str) -> None:
+        answer = await front.http.get(f"/records/{path}?{parameter}=a%00b")
+        assert pointers(answer) == [f"/query/{parameter}"]
 
     async def test_statistics(self, full: Front) -> None:
         days = await self.ask(full, "messages/statistics/daily?since=2026-11-11&until=2026-11-12")
