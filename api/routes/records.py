@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.documents import encode
@@ -64,7 +64,9 @@ LetterID = Annotated[UUID, Path(description="The id of the dead letter.")]
 Text = Annotated[str, AfterValidator(_expect_no_nul)]
 Name = Annotated[Text, Query(min_length=1, max_length=128)]
 AnyName = Annotated[Text | None, Query(max_length=128)]
-Day = Annotated[date | None, Query(description="A day in UTC.")]
+# So far from both ends of the calendar that the thirty days which begin or end there are days as well.
+_CalendarDay = Annotated[date, Field(ge=date(1, 2, 1), le=date(9999, 11, 30))]
+Day = Annotated[_CalendarDay | None, Query(description="A day in UTC.")]
 
 _JSON: Final = "application/json"
 _LINES: Final = frozenset({
@@ -307,7 +309,7 @@ async def list_blocked_users(call: Reader, limit: Limit = 50, cursor: AnyName = 
 
 
 def _period(since: date | None, until: date | None) -> tuple[date, date]:
-    last = until or (datetime.now(UTC).date() if since is None else min(since + timedelta(days=29), date.max))
+    last = until or (datetime.now(UTC).date() if since is None else since + timedelta(days=29))
     first = since or last - timedelta(days=29)
     if not 0 <= (last - first).days < _LONGEST_PERIOD_DAYS:
         fault = FieldFault("/query/until", f"is not within {_LONGEST_PERIOD_DAYS} days from since")

@@ -409,6 +409,22 @@ class TestReading:
         wide = await full.http.get("/records/messages/statistics/daily?since=2020-01-01&until=2026-01-01")
         problem_of(wide, 422, "E.REQUEST.INVALID")
 
+    @pytest.mark.parametrize(
+        ("query", "parameter"),
+        [
+            ("since=9999-12-31", "since"), ("until=9999-12-31", "until"), ("until=0001-01-05", "until"),
+            ("since=9999-11-30", None), ("until=9999-11-30", None), ("until=0001-02-01", None),
+        ],
+    )  # fmt: skip
+    async def test_the_ends_of_the_calendar(self, front: Front, query: str, parameter: str | None) -> None:
+        """A day from which thirty days would pass an end is refused by name, and is no fault of ours."""
+        for name in ("daily", "users", "models"):
+            answer = await front.http.get(f"/records/messages/statistics/{name}?{query}")
+            if parameter is None:
+                assert (answer.status_code, answer.json()["items"]) == (200, [])
+            else:
+                assert pointers(answer) == [f"/query/{parameter}"]
+
     async def test_slowest(self, full: Front) -> None:
         items = await self.ask(full, "messages/slowest?status=done&limit=2")
         assert [one["processing_ms"] for one in items] == [290, 280]
