@@ -104,6 +104,12 @@ class TestRefusal:
         assert await bring_home(database, front.tenant_id) == 0
         assert await saved_messages(database, front.tenant_id) == {}
 
+    async def test_many_bad_ones_are_counted_and_the_first_hundred_named(self, front: Front) -> None:
+        answer = await post(front, [{} for _ in range(150)])
+        problem = problem_of(answer, 422, "E.SAVING.REJECTED")
+        assert problem["detail"].startswith("150 of 150 records")
+        assert pointers(answer) == [f"/{index}" for index in range(100)]
+
     async def test_continue(self, front: Front, database: Database) -> None:
         """The others are taken; the bad ones are listed in their order, and kept as dead letters."""
         sent = [message(), message(tokens=-1), message(), message(content="a\x00b")]
