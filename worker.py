@@ -669,6 +669,7 @@ def create_saving(
         shards=settings.saving_shards,
         inbox_max_records=settings.saving_inbox_max_records,
         inbox_max_bytes=settings.saving_inbox_max_bytes,
+        inbox_max_age_seconds=settings.saving_inbox_max_age_seconds,
     )
     keeper = StepKeeper(database)
     return SavingActivities(

@@ -8,14 +8,16 @@ from typing import Final, Protocol
 from domain.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
 
 if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdDecompressor, ZstdError
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 else:
-    from backports.zstd import ZstdDecompressor, ZstdError
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
 _AT_ONCE_BYTES: Final = 262_144
 _MOST_RATIO: Final = 200
 _FREE_BYTES: Final = 4_194_304  # a little of anything may be as compressible as it likes
 _GZIP: Final = 31
+_WINDOW: Final[dict[int, int]] = {DecompressionParameter.window_log_max: 23}  # 8 MiB, all that RFC 9659 allows
+_NOT_ZSTD: Final = "the body is no zstd, or no zstd for HTTP: its window has at most 8 MiB (RFC 9659)"
 
 
 class _Inflater(Protocol):
@@ -51,7 +53,7 @@ class _Gzip:
 
 class _Zstd:
     def __init__(self) -> None:
-        self._stream = ZstdDecompressor()
+        self._stream = ZstdDecompressor(options=_WINDOW)
 
     def feed(self, data: bytes) -> bytes:
         while True:
@@ -59,7 +61,7 @@ class _Zstd:
                 data = self._stream.unused_data + data
                 if not data:
                     return b""
-                self._stream = ZstdDecompressor()
+                self._stream = ZstdDecompressor(options=_WINDOW)
             out = self._stream.decompress(data, _AT_ONCE_BYTES)
             if out or not self._stream.eof:
                 return out
@@ -96,8 +98,10 @@ async def inflated(chunks: AsyncIterator[bytes], encoding: str | None, *, most_b
 def _fed(stream: _Inflater, data: bytes) -> bytes:
     try:
         return stream.feed(data)
-    except (zlib.error, ZstdError):
+    except zlib.error:
         raise MalformedBody("the body is not what its Content-Encoding says") from None
+    except ZstdError:
+        raise MalformedBody(_NOT_ZSTD) from None
 
 
 def _expect_sane(taken: int, given: int, most_bytes: int) -> None:

@@ -25,6 +25,7 @@ _HALTED: Final = "PostgreSQL refuses to save, whatever the records (SQLSTATE {})
 
 
 _MERGE_BYTES: Final = 16_777_216
+_SUSPICIOUS_EVERY: Final = 10  # choices for a tenant; fresh records that keep coming must not hold it up for ever
 _TOO_MUCH_AT_ONCE: Final = ("57014", "53200")  # it took too long, or too much memory
 _MOST_HALVINGS: Final = 20
 _AWAY: Final = ("08", "53", "57P", "25006")
@@ -45,6 +46,7 @@ class Flusher:
         self._worker_id = worker_id or new_id()
         self._in_hand: set[UUID] = set()
         self._halvings: dict[tuple[str, UUID], int] = {}
+        self._choices: dict[tuple[str, UUID], int] = {}
         self._served: dict[tuple[str, int], UUID] = {}
 
     async def get_waiting_tenants(self, stream: StreamInput) -> Sequence[UUID]:
@@ -87,13 +89,18 @@ class Flusher:
             self._in_hand.discard(claim_id)
 
     async def _claim_and_settle(self, claim_id: UUID, stream: StreamInput, tenant_id: UUID) -> int:
-        halvings = self._halvings.get((stream.collection, tenant_id), 0)
+        key = stream.collection, tenant_id
+        halvings = self._halvings.get(key, 0)
         most_records, most_bytes = max(self._most_records >> halvings, 1), _MERGE_BYTES >> halvings
+        self._choices[key] = choices = self._choices.get(key, 0) + 1
         async with self._database.driver() as driver:
             inbox = InboxRepository(driver)
-            chosen = await inbox.choose(tenant_id, stream, most_records=most_records, most_bytes=most_bytes)
+            chosen = await inbox.choose(
+                tenant_id, stream, most_records=most_records, most_bytes=most_bytes,
+                spare_suspicious=choices % _SUSPICIOUS_EVERY != 0,
+            )  # fmt: skip
             if not chosen:
-                self._halvings.pop((stream.collection, tenant_id), None)
+                self._halvings.pop(key, None)
                 return 0
             await inbox.claim(claim_id, self._worker_id, stream, [piece.id for piece in chosen])
         async with self._database.driver() as driver:

@@ -17,6 +17,7 @@ from domain.saving_pieces import PIECE_BYTES, Piece, PieceMaker, Tally
 from domain.saving_records import COLLECTIONS
 from repositories.artifacts import ArtifactRepository
 from repositories.rows import AnyRow
+from repositories.saving.batches import measure_inbox
 from repositories.saving.imports import ImportRepository
 from repositories.saving.intake import shard_of
 
@@ -34,6 +35,7 @@ class ImportLimits:
     shards: int
     inbox_max_records: int
     inbox_max_bytes: int
+    inbox_max_age_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Importer:
         if file.batch.position_bytes >= file.length:
             await self._show_read(job, file.length, file)
             return True
-        if await self._is_inbox_full(job):
+        if await self._is_inbox_full():
             await asyncio.sleep(_FULL_PAUSE_SECONDS)
             return False
         part = await self._read(file)
@@ -121,11 +123,16 @@ class Importer:
         key = import_key(job.tenant_id, wanted)
         return _File(key, await self._store.measure(key), wanted, batch)
 
-    async def _is_inbox_full(self, job: JobRef) -> bool:
-        async with self._database.tenant(job.tenant_id) as connection:
-            records, length = await ImportRepository(connection).get_waiting()
-        # Half of what there is for everybody: requests that come in meanwhile have room.
-        return records > self._limits.inbox_max_records // 2 or length > self._limits.inbox_max_bytes // 2
+    async def _is_inbox_full(self) -> bool:
+        """Whether half of what may wait does, whoever it belongs to: requests that come in meanwhile have room."""
+        async with self._database.system() as connection:
+            records, length, age_seconds = await measure_inbox(connection)
+        limits = self._limits
+        return (
+            records > limits.inbox_max_records // 2
+            or length > limits.inbox_max_bytes // 2
+            or age_seconds > limits.inbox_max_age_seconds / 2
+        )
 
     async def _read(self, file: _File) -> _Part:
         position = file.batch.position_bytes
@@ -139,16 +146,17 @@ class Importer:
 
     def _judge(self, file: _File, data: bytes, header: bytes | None, *, at_end: bool) -> _Part:
         maker = self._maker(file)
+        position = 0
         if header is None:
             records = _lines(data, at_end=at_end)
         else:
             rows = cut_rows(data, at_end=at_end, most_bytes=self._most_row_bytes)
             if file.batch.position_bytes == 0:
-                next(rows, None)
+                _, position = next(rows, (b"", 0))
             shape = CsvShape(COLLECTIONS[file.wanted.collection], header)
             records = ((shape.to_json(row) + b"\n" if row.strip() else b"", end) for row, end in rows)
         pieces: list[Piece] = []
-        judged_bytes = position = 0
+        judged_bytes = 0
         for text, position in records:  # noqa: B007 - the last one counts
             for piece in maker.feed(text):
                 pieces.append(piece)

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from pydantic import AfterValidator, Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from api.documents import encode
 from api.idempotency import parse_key
@@ -30,6 +32,28 @@ from repositories.saving.reads import RecordReader
 from services.saving.intake import get_collection
 from services.tenants import Scope
 
+
+class _TextConvertor(Convertor[str]):
+    """Any text at the end of a path, as senders name their dialogs; ``path`` would stop at a line break."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("text", _TextConvertor())
+
+
+def _expect_no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("contains a NUL character")
+    return text
+
+
 router: Final = APIRouter(route_class=ApiRoute, tags=["records"])
 
 Reader = Annotated[Call, Depends(Needs(Scope.RECORDS_READ))]
@@ -37,8 +61,12 @@ Writer = Annotated[Call, Depends(Needs(Scope.RECORDS_WRITE))]
 CollectionName = Annotated[str, Path(max_length=63, description="messages or users.")]
 BatchID = Annotated[UUID, Path(description="The id of the batch.")]
 LetterID = Annotated[UUID, Path(description="The id of the dead letter.")]
-Name = Annotated[str, Query(min_length=1, max_length=128)]
-Day = Annotated[date | None, Query(description="A day in UTC.")]
+Text = Annotated[str, AfterValidator(_expect_no_nul)]
+Name = Annotated[Text, Query(min_length=1, max_length=128)]
+AnyName = Annotated[Text | None, Query(max_length=128)]
+# So far from both ends of the calendar that the thirty days which begin or end there are days as well.
+_CalendarDay = Annotated[date, Field(ge=date(1, 2, 1), le=date(9999, 11, 30))]
+Day = Annotated[_CalendarDay | None, Query(description="A day in UTC.")]
 
 _JSON: Final = "application/json"
 _LINES: Final = frozenset({
@@ -204,9 +232,9 @@ async def list_dialogs(call: Reader, user_id: Name, limit: Limit = 20) -> Respon
     return _page(found)
 
 
-@router.get("/records/messages/dialogs/{dialog_id}", response_model=MessagePage, responses=problems(404))
+@router.get("/records/messages/dialogs/{dialog_id:text}", response_model=MessagePage, responses=problems(404))
 async def list_messages(
-    call: Reader, dialog_id: Annotated[str, Path(max_length=128)], limit: Limit = 50, cursor: Cursor = None
+    call: Reader, dialog_id: Annotated[Text, Path(max_length=128)], limit: Limit = 50, cursor: Cursor = None
 ) -> Response:
     """The messages of a dialog, newest first."""
     before = moment_and_id_of(cursor)
@@ -242,7 +270,7 @@ async def get_tokens_by_user(
     call: Reader,
     since: Day = None,
     until: Day = None,
-    user_id: Annotated[str | None, Query(max_length=128)] = None,
+    user_id: AnyName = None,
     limit: Limit = 20,
 ) -> Response:
     """Tokens by user, who used most first; or of one user."""
@@ -256,9 +284,7 @@ async def get_tokens_by_user(
 
 
 @router.get("/records/messages/statistics/models", response_model=StatisticsDocument, responses=problems())
-async def get_tokens_by_model(
-    call: Reader, since: Day = None, until: Day = None, model: Annotated[str | None, Query(max_length=128)] = None
-) -> Response:
+async def get_tokens_by_model(call: Reader, since: Day = None, until: Day = None, model: AnyName = None) -> Response:
     """Tokens by model, or of one model."""
     period = _period(since, until)
     async with call.services.database.tenant(call.tenant_id) as connection:
@@ -275,9 +301,7 @@ async def list_active_users(call: Reader, *, premium: Annotated[bool, Query()] =
 
 
 @router.get("/records/users/blocked", response_model=UserPage, responses=problems())
-async def list_blocked_users(
-    call: Reader, limit: Limit = 50, cursor: Annotated[str | None, Query(max_length=128)] = None
-) -> Response:
+async def list_blocked_users(call: Reader, limit: Limit = 50, cursor: AnyName = None) -> Response:
     """Users who are blocked, by id."""
     async with call.services.database.tenant(call.tenant_id) as connection:
         found = await RecordReader(connection, call.tenant_id).get_blocked_users(limit=limit + 1, after=cursor)
@@ -285,7 +309,7 @@ async def list_blocked_users(
 
 
 def _period(since: date | None, until: date | None) -> tuple[date, date]:
-    last = until or (datetime.now(UTC).date() if since is None else min(since + timedelta(days=29), date.max))
+    last = until or (datetime.now(UTC).date() if since is None else since + timedelta(days=29))
     first = since or last - timedelta(days=29)
     if not 0 <= (last - first).days < _LONGEST_PERIOD_DAYS:
         fault = FieldFault("/query/until", f"is not within {_LONGEST_PERIOD_DAYS} days from since")

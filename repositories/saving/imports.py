@@ -27,7 +27,6 @@ _ADD_PIECES = text(
         AS piece (first_index, records, refused, skipped, body)
     """
 )
-_WAITING = text("SELECT coalesce(sum(records), 0)::bigint, coalesce(sum(bytes), 0)::bigint FROM tenant_record_inbox")
 
 
 class ImportRepository:
@@ -49,11 +48,6 @@ class ImportRepository:
         )
         query = select(record_batches).where(record_batches.c.job_id == job.job_id)
         return (await self._connection.execute(query)).one()
-
-    async def get_waiting(self) -> tuple[int, int]:
-        """Records and bytes of the tenant that wait in the inbox."""
-        row = (await self._connection.execute(_WAITING)).one()
-        return row[0], row[1]
 
     async def advance(
         self, batch: AnyRow, *, position_bytes: int, received: int, rejected: int, pieces: Sequence[Piece], shard: int

@@ -140,27 +140,32 @@ class InboxRepository:
     # --- as one tenant ------------------------------------------------------------------------------
 
     async def choose(
-        self, tenant_id: UUID, stream: StreamInput, *, most_records: int, most_bytes: int
+        self, tenant_id: UUID, stream: StreamInput, *, most_records: int, most_bytes: int, spare_suspicious: bool = True
     ) -> Sequence[Waiting]:
         """The oldest rows up to so many records and bytes, one at least.
 
-        Suspicious ones come only once nothing else waits, and then one alone.
+        A suspicious one comes alone: once nothing else waits, or, unless it is to be spared, where it is the oldest.
         """
         await enter_tenant(self._driver, tenant_id)
         query = """
             SELECT id, records, refused, attempts, bytes FROM tenant_record_inbox
             WHERE collection = %(collection)s AND shard = %(shard)s AND tenant_id = %(tenant)s
-              AND (attempts >= %(suspicious)s) = %(are_suspicious)s
+              AND (attempts >= %(suspicious)s) = ANY(%(kinds)s)
             ORDER BY id LIMIT %(limit)s
         """
         values: dict[str, Any] = {
             "collection": stream.collection, "shard": stream.shard, "tenant": tenant_id,
             "suspicious": SUSPICIOUS_ATTEMPTS,
         }  # fmt: skip
-        found = await self._all(query, {**values, "are_suspicious": False, "limit": most_records})
+        if not spare_suspicious:
+            oldest = await self._all(query, {**values, "kinds": [True, False], "limit": 1})
+            chosen = [Waiting(*piece) for *piece, _ in oldest]
+            if chosen and chosen[0].attempts >= SUSPICIOUS_ATTEMPTS:
+                return chosen
+        found = await self._all(query, {**values, "kinds": [False], "limit": most_records})
         if not found:
-            found = await self._all(query, {**values, "are_suspicious": True, "limit": 1})
-        chosen: list[Waiting] = []
+            found = await self._all(query, {**values, "kinds": [True], "limit": 1})
+        chosen = []
         records = length = 0
         for *piece, piece_bytes in found:
             chosen.append(Waiting(*piece))

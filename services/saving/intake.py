@@ -28,10 +28,9 @@ from domain.errors import (
     MalformedBody,
     NotFound,
     RecordsRejected,
-    StoreUnavailable,
 )
 from domain.saving import OnError, Refusal
-from domain.saving_pieces import MOST_REFUSALS, PieceMaker, Tally
+from domain.saving_pieces import MOST_REFUSALS, Piece, PieceMaker, Tally
 from domain.saving_records import COLLECTIONS, Collection
 from repositories.saving.batches import BatchRepository
 from repositories.saving.intake import NewBatch, lock_keys, row_prefix, shard_of, write_batches, write_few
@@ -43,6 +42,7 @@ _log = structlog.get_logger(__name__)
 _MOST_HELD_BYTES: Final = 67_108_864
 _FEW_BYTES: Final = 262_144
 """Up to how many bytes of records one round trip is faster than COPY."""
+_TOO_MUCH_HELD: Final = "too many bytes wait to be written"
 _BULK_LANES: Final = 2
 _LONGEST_TURN_SECONDS: Final = 0.005
 _BUSY_PAUSE_SECONDS: Final = 0.05
@@ -87,6 +87,13 @@ class _Turn:
             self._since = time.monotonic()
 
 
+@dataclass(slots=True)
+class _Share:
+    """How many bytes one request has in memory, of what all of them have."""
+
+    length: int = 0
+
+
 class RecordIntake:
     """The way in for records, one in each API process. ``run`` has to be running."""
 
@@ -113,17 +120,18 @@ class RecordIntake:
     ) -> Taken:
         """Take in a body: lines, or with ``is_document`` one JSON object or array. Once this returns it cannot be lost.
 
-        Raises InvalidInput, RecordsRejected, MalformedBody, NotFound, IdempotencyMismatch, InboxFull and
-        DatabaseUnavailable; then nothing of the body was kept.
+        Raises InvalidInput, RecordsRejected, MalformedBody, NotFound, IdempotencyMismatch, InboxFull,
+        StoreUnavailable and DatabaseUnavailable; then nothing of the body was kept.
         """
         collection = get_collection(collection_name)
         self._expect_room()
         digest = hashlib.sha256(f"{collection.name}\n{on_error.value}\n".encode()) if key is not None else None
         batch_id, shard = new_id(), shard_of(tenant_id, self._rules.shards)
         maker = PieceMaker(collection, max_record_bytes=self._rules.max_record_bytes)
+        share = _Share()
         with Spool(row_prefix(tenant_id, collection.name, shard, batch_id)) as spool:
             try:
-                await self._read(chunks, maker, spool, digest, is_document=is_document, on_error=on_error)
+                await self._read(chunks, maker, spool, share, digest, is_document=is_document, on_error=on_error)
                 tally = maker.tally
                 _expect_acceptable(tally, on_error, is_document=is_document)
                 batch = NewBatch(
@@ -143,49 +151,63 @@ class RecordIntake:
                 if is_new:
                     self._backlog.add(tally.received, spool.length)
             finally:
-                self._held_bytes -= 0 if spool.is_large else spool.length
+                self._hold(share, -share.length)
         if not is_new:
             return await self._replay(batch)
         return Taken(batch_id, tally.received, tally.rejected, orjson.loads(batch.refusals))
 
+    def _hold(self, share: _Share, more: int) -> None:
+        share.length += more
+        self._held_bytes += more
+
+    async def _counted(self, chunks: AsyncIterator[bytes], share: _Share) -> AsyncIterator[bytes]:
+        """A document as it comes: all of it is held until it is taken apart.
+
+        Raises InboxFull where the others hold too much; where there are none it may have any length.
+        """
+        async for chunk in chunks:
+            if self._held_bytes - share.length > _MOST_HELD_BYTES:
+                raise InboxFull(_TOO_MUCH_HELD, retry_after=_RETRY)
+            self._hold(share, len(chunk))
+            yield chunk
+
     def _expect_room(self) -> None:
         self._backlog.expect_room()
         if self._held_bytes > _MOST_HELD_BYTES:
-            raise InboxFull("too many bytes wait to be written", retry_after=_RETRY)
+            raise InboxFull(_TOO_MUCH_HELD, retry_after=_RETRY)
 
     async def _read(
         self,
         chunks: AsyncIterator[bytes],
         maker: PieceMaker,
         spool: Spool,
+        share: _Share,
         digest: "hashlib._Hash | None",
         *,
         is_document: bool,
         on_error: OnError,
     ) -> None:
-        source = _lines_of_document(chunks, digest) if is_document else _watched(chunks, digest)
+        source = _lines_of_document(self._counted(chunks, share), digest) if is_document else _watched(chunks, digest)
         turn = _Turn()
-        try:
-            async for chunk in source:
-                for piece in maker.feed(chunk):
-                    self._keep(maker.tally, spool, piece, on_error)
-                    await turn.give_way()
+        async for chunk in source:
+            for piece in maker.feed(chunk):
+                self._keep(maker.tally, spool, share, piece, on_error)
                 await turn.give_way()
-            for piece in maker.finish():
-                self._keep(maker.tally, spool, piece, on_error)
-                await turn.give_way()
-        except OSError as fault:
-            raise StoreUnavailable("there is no room for a body that is being received") from fault
+            await turn.give_way()
+        for piece in maker.finish():
+            self._keep(maker.tally, spool, share, piece, on_error)
+            await turn.give_way()
+        self._hold(share, spool.held_bytes - share.length)  # from here on a document is its rows
 
-    def _keep(self, tally: Tally, spool: Spool, piece: Any, on_error: OnError) -> None:
-        before = 0 if spool.is_large else spool.length
+    def _keep(self, tally: Tally, spool: Spool, share: _Share, piece: Piece, on_error: OnError) -> None:
+        before = spool.held_bytes
         if tally.rejected and on_error is OnError.REJECT:
             spool.clear()  # nothing of it is going to be taken; the rest is read to say what is wrong with it
             if tally.rejected >= MOST_REFUSALS:
                 raise _rejected(tally, f"{tally.rejected} of the first {tally.received} records")
         else:
-            spool.add(piece)
-        self._held_bytes += (0 if spool.is_large else spool.length) - before
+            spool.add(piece, in_memory=self._held_bytes < _MOST_HELD_BYTES)
+        self._hold(share, spool.held_bytes - before)
 
     async def _replay(self, batch: NewBatch) -> Taken:
         """The answer that the first request with this key got. Raises IdempotencyMismatch."""

@@ -97,7 +97,7 @@ class StreamKeeper:
             self._streams[name].fresh = max(self._streams[name].fresh, records)
 
     async def _wake_streams(self) -> None:
-        for name, stream in self._streams.items():
+        for name, stream in list(self._streams.items()):  # while one is woken others may be announced
             is_full = stream.fresh >= self._flush_records
             is_due = time.monotonic() - stream.woken_at >= self._flush_seconds
             if stream.fresh and (is_due or (is_full and not stream.is_told_full)):

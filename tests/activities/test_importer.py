@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import obstore
@@ -16,10 +16,28 @@ from core.store import ArtifactStore
 from domain.errors import InvalidInput, NotFound, Superseded
 from domain.jobs import JobRef
 from services.artifacts import ArtifactService
+from services.stack.postgres import EmbeddedPostgres
 from tests.support.job_rows import add_running_job
-from tests.support.saving import bring_home, counters, dead_letters, lines, message, saved_messages, saved_users
+from tests.support.life import new_tenant, superuser
+from tests.support.saving import (
+    bring_home,
+    counters,
+    dead_letters,
+    lines,
+    message,
+    saved_messages,
+    saved_users,
+    take,
+    taking,
+)
 
-LIMITS = ImportLimits(max_record_bytes=2_000, shards=1, inbox_max_records=10_000_000, inbox_max_bytes=1 << 40)
+LIMITS = ImportLimits(
+    max_record_bytes=2_000,
+    shards=1,
+    inbox_max_records=10_000_000,
+    inbox_max_bytes=1 << 40,
+    inbox_max_age_seconds=1e9,
+)
 
 
 @pytest.fixture
@@ -28,6 +46,15 @@ def reading(database: Database, store: ArtifactStore, monkeypatch: pytest.Monkey
     monkeypatch.setattr(importer, "_READ_BYTES", 4_000)
     monkeypatch.setattr(importer, "_FULL_PAUSE_SECONDS", 0.0)
     return Importer(database, store, StepKeeper(database), LIMITS)
+
+
+@pytest.fixture
+def empty_inbox(postgres: EmbeddedPostgres) -> Iterator[None]:
+    """Nothing waits for anybody, as what other tests left behind would count; and nothing old is left to others."""
+    with superuser(postgres) as connection:
+        connection.execute("DELETE FROM record_inbox")
+        yield
+        connection.execute("DELETE FROM record_inbox")
 
 
 async def job_with(database: Database, tenant_id: Any, **wanted: Any) -> JobRef:
@@ -149,6 +176,32 @@ class TestImport:
         told = [json.loads(letter.payload)["malformed row"] for letter in await dead_letters(database, tenant_id)]
         assert told == rows[300:303]
 
+    @pytest.mark.parametrize("body", [b"id,version\n", b"id,version", b"id,version\r\n\r\n"])
+    async def test_csv_of_nothing_but_a_header(
+        self, reading: Importer, database: Database, store: ArtifactStore, tenant_id: Any, body: bytes
+    ) -> None:
+        """A header is no record, also where none follows."""
+        file = await upload(database, store, tenant_id, body)
+        job = await job_with(database, tenant_id, collection="users", artifact_id=file, format="csv")
+        await read_all(reading, job)
+        await bring_home(database, tenant_id, "users")
+        assert await reading.is_saved(job)
+        result = await reading.get_result(job)
+        assert (result["received"], result["rejected"], result["dead"]) == (0, 0, 0)
+        assert await dead_letters(database, tenant_id) == []
+
+    async def test_a_header_before_an_endless_row(
+        self, reading: Importer, database: Database, store: ArtifactStore, tenant_id: Any
+    ) -> None:
+        """What is told of the row is its beginning, and not the header's."""
+        file = await upload(database, store, tenant_id, b"id,version\n" + b"x" * 50_000 + b"\nlast,1\n")
+        job = await job_with(database, tenant_id, collection="users", artifact_id=file, format="csv")
+        await read_all(reading, job)
+        await bring_home(database, tenant_id, "users")
+        assert set(await saved_users(database, tenant_id)) == {"last"}
+        [letter] = await dead_letters(database, tenant_id)
+        assert (letter.position, letter.code, letter.payload[:2]) == (0, "E.RECORD.TOO_LARGE", b"xx")
+
     @pytest.mark.parametrize("body", [b"id,version\ra,1\rb,2\r", b"id,id\na,1\n", b'"id' * 30_000])
     async def test_csv_without_a_header(
         self, reading: Importer, database: Database, store: ArtifactStore, tenant_id: Any, body: bytes
@@ -183,6 +236,7 @@ class TestImport:
         assert await reading.is_saved(job)
         assert (await reading.get_result(job))["received"] == 0
 
+    @pytest.mark.usefixtures("empty_inbox")
     async def test_it_waits_while_the_inbox_is_full(
         self, reading: Importer, database: Database, store: ArtifactStore, tenant_id: Any
     ) -> None:
@@ -199,6 +253,37 @@ class TestImport:
             await bring_home(database, tenant_id)
         await bring_home(database, tenant_id)
         assert (await reading.get_result(job))["saved"] == 100
+
+    @pytest.mark.usefixtures("empty_inbox")
+    @pytest.mark.parametrize(
+        "limit", [{"inbox_max_records": 10}, {"inbox_max_bytes": 2_000}, {"inbox_max_age_seconds": 7_200.0}]
+    )
+    async def test_it_waits_while_what_others_sent_fills_the_inbox(
+        self,
+        reading: Importer,
+        database: Database,
+        postgres: EmbeddedPostgres,
+        tenant_id: Any,
+        limit: dict[str, Any],
+    ) -> None:
+        """Half of a limit is too many, too large or too old, whoever's records they are."""
+        other = await new_tenant(database)
+        async with taking(database) as intake:
+            await take(intake, other, lines([message() for _ in range(6)]))
+        with superuser(postgres) as connection:
+            connection.execute(
+                "UPDATE record_inbox SET accepted_at = now() - interval '61 minutes' WHERE tenant_id = %s", [other]
+            )
+        file = await upload(database, reading._store, tenant_id, lines([message() for _ in range(3)]))
+        job = await job_with(database, tenant_id, artifact_id=file)
+        reading._limits = dataclasses.replace(LIMITS, **limit)
+        for _ in range(3):
+            assert not await reading.read_on(job)
+        assert (await reading.get_result(job))["received"] == 0
+        await bring_home(database, other)
+        await read_all(reading, job)
+        assert (await reading.get_result(job))["received"] == 3
+        await bring_home(database, tenant_id)
 
     async def test_a_file_that_is_gone(self, reading: Importer, database: Database, tenant_id: Any) -> None:
         job = await job_with(database, tenant_id, object_name="nothing.csv")

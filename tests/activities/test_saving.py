@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from uuid import UUID
 
 import psycopg
@@ -95,7 +96,13 @@ def activities_of(
 ) -> SavingActivities:
     """The activities of a worker process."""
     keeper = StepKeeper(database)
-    limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
+    limits = ImportLimits(
+        max_record_bytes=262_144,
+        shards=1,
+        inbox_max_records=10_000_000,
+        inbox_max_bytes=1 << 40,
+        inbox_max_age_seconds=1e9,
+    )
     importer = Importer(database, store, keeper, limits)
     return SavingActivities(Flusher(database, most_records=most_records), importer, keeper, metrics)
 
@@ -417,6 +424,33 @@ class TestDeath:
         assert await claims_and_attempts(postgres, tenant_id) == (0, [1])
         await bring_home(database, tenant_id)
 
+    async def test_a_database_that_dies_is_no_death(
+        self, intake: RecordIntake, database: Database, tenant_id: UUID, postgres: EmbeddedPostgres
+    ) -> None:
+        """It ends the connection in the middle of a merge, as often as makes a dead letter; the workers live on."""
+        taken = await take(intake, tenant_id, lines([message()]))
+
+        async def ended(*, looking: psycopg.Connection[tuple[object, ...]]) -> int:
+            query = (
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_locks"
+                " WHERE NOT granted AND relation = 'messages'::regclass"
+            )
+            [(count,)] = looking.execute(query).fetchall()
+            assert isinstance(count, int)
+            return count
+
+        for flusher in [Flusher(database, most_records=10) for _ in range(2)] * DEADLY_ATTEMPTS:
+            with superuser(postgres) as raw, raw.transaction(), superuser(postgres) as looking:
+                raw.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+                await flusher.take_over(stream_of("messages"))
+                flushing = asyncio.create_task(flusher.flush(stream_of("messages"), tenant_id))
+                await eventually(partial(ended, looking=looking))
+                with pytest.raises(DatabaseUnavailable):
+                    await flushing
+        assert await claims_and_attempts(postgres, tenant_id) == (0, [0])
+        await bring_home(database, tenant_id)
+        assert await counters(database, tenant_id, taken.batch_id) == (1, 1, 0, 0, 0)
+
     async def test_being_canceled_is_no_death(
         self, intake: RecordIntake, database: Database, tenant_id: UUID, postgres: EmbeddedPostgres
     ) -> None:
@@ -454,6 +488,27 @@ class TestDeath:
         assert await claims_and_attempts(postgres, tenant_id) == (0, [SUSPICIOUS_ATTEMPTS] * 2)
         await bring_home(database, tenant_id)
         assert await dead_letters(database, tenant_id) == []
+
+    async def test_what_keeps_coming_does_not_starve_what_is_suspicious(
+        self, intake: RecordIntake, database: Database, tenant_id: UUID
+    ) -> None:
+        """A row that workers died with is spared, and tried now and then although others wait before each flush."""
+        suspect = await take(intake, tenant_id, lines([message()]))
+        async with database.tenant(tenant_id) as connection:
+            await connection.execute(
+                text("UPDATE tenant_record_inbox SET attempts = :attempts"), {"attempts": SUSPICIOUS_ATTEMPTS}
+            )
+        flusher = Flusher(database, most_records=100)
+        pending = []
+        for _ in range(12):
+            await take(intake, tenant_id, lines([message()]))
+            assert await flusher.flush(stream_of("messages"), tenant_id) >= 1
+            pending.append((await counters(database, tenant_id, suspect.batch_id))[4])
+        assert pending == [1] * 9 + [0] * 3
+        assert await counters(database, tenant_id, suspect.batch_id) == (1, 1, 0, 0, 0)
+        await bring_home(database, tenant_id)
+        async with database.tenant(tenant_id) as connection:
+            assert await inbox_pieces(connection) == []
 
 
 class TestRefusedAtTheDoor:

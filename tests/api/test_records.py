@@ -6,6 +6,7 @@ import json
 import sys
 import zlib
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -20,9 +21,9 @@ from tests.api.support import Front, Serving, pointers, problem_of
 from tests.support.saving import bring_home, dead_letters, lines, message, saved_messages
 
 if sys.version_info >= (3, 14):
-    from compression.zstd import compress
+    from compression.zstd import CompressionParameter, ZstdCompressor, compress
 else:
-    from backports.zstd import compress
+    from backports.zstd import CompressionParameter, ZstdCompressor, compress
 
 LINES = {"content-type": "application/x-ndjson"}
 
@@ -102,6 +103,12 @@ class TestRefusal:
         assert pointers(answer) == ["/1/tokens", "/3"]
         assert await bring_home(database, front.tenant_id) == 0
         assert await saved_messages(database, front.tenant_id) == {}
+
+    async def test_many_bad_ones_are_counted_and_the_first_hundred_named(self, front: Front) -> None:
+        answer = await post(front, [{} for _ in range(150)])
+        problem = problem_of(answer, 422, "E.SAVING.REJECTED")
+        assert problem["detail"].startswith("150 of 150 records")
+        assert pointers(answer) == [f"/{index}" for index in range(100)]
 
     async def test_continue(self, front: Front, database: Database) -> None:
         """The others are taken; the bad ones are listed in their order, and kept as dead letters."""
@@ -183,6 +190,17 @@ class TestRefusal:
         answer = await post(front, body, content_type=LINES["content-type"], content_encoding=encoding)
         assert answer.status_code == 202, answer.text
         assert answer.json()["received"] == 1
+
+    @pytest.mark.parametrize(("window_log", "status"), [(23, 202), (24, 400), (27, 400)])
+    async def test_a_window_that_would_fill_the_memory(self, front: Front, window_log: int, status: int) -> None:
+        """A frame of some bytes may ask its reader for 128 MiB; over HTTP it gets the 8 of RFC 9659."""
+        packing = ZstdCompressor(options={CompressionParameter.window_log: window_log})
+        # In two parts: of what is known to be small the frame asks for no more than that.
+        body = packing.compress(lines([message()])) + packing.flush()
+        answer = await post(front, body, content_type=LINES["content-type"], content_encoding="zstd")
+        assert answer.status_code == status, answer.text
+        if status == 400:
+            assert "at most 8 MiB" in problem_of(answer, 400, "E.REQUEST.MALFORMED")["detail"]
 
     async def test_no_such_collection(self, front: Front) -> None:
         answer = await front.http.post("/records/secrets", json={})
@@ -351,6 +369,35 @@ class TestReading:
         assert seen == sorted(seen, reverse=True)
         problem_of(await full.http.get(f"{path}&cursor=AAAA"), 422, "E.REQUEST.INVALID")
 
+    @pytest.mark.parametrize(
+        "dialog_id", ["support/2026/17", "/", "a b?c#d%2F", "slowest", "one\ntwo/three\n", "x" * 128]
+    )
+    async def test_messages_of_a_dialog_by_any_name(self, front: Front, database: Database, dialog_id: str) -> None:
+        """What may be saved may be read: the id is the sender's, with slashes and line breaks."""
+        sent = message(dialog_id=dialog_id)
+        await post(front, sent)
+        await bring_home(database, front.tenant_id)
+        assert [one["id"] for one in await self.ask(front, f"messages/dialogs/{quote(dialog_id, safe='')}")] == [
+            sent["id"]
+        ]
+
+    @pytest.mark.parametrize("dialog_id", ["", "none/at/all", "x" * 129, "a\x00b"])
+    async def test_no_such_dialog(self, front: Front, dialog_id: str) -> None:
+        answer = await front.http.get(f"/records/messages/dialogs/{quote(dialog_id, safe='')}")
+        problem_of(answer, 404, "E.NOT_FOUND")
+
+    @pytest.mark.parametrize(
+        ("path", "parameter"),
+        [
+            ("messages/dialogs", "user_id"), ("messages/dialogs/d1", "cursor"), ("messages/slowest", "status"),
+            ("messages/statistics/users", "user_id"), ("messages/statistics/models", "model"),
+            ("messages/dead-letters", "cursor"), ("users/blocked", "cursor"),
+        ],
+    )  # fmt: skip
+    async def test_what_no_database_can_be_asked_for(self, front: Front, path: str, parameter: str) -> None:
+        answer = await front.http.get(f"/records/{path}?{parameter}=a%00b")
+        assert pointers(answer) == [f"/query/{parameter}"]
+
     async def test_statistics(self, full: Front) -> None:
         days = await self.ask(full, "messages/statistics/daily?since=2026-11-11&until=2026-11-12")
         assert [(day["day"], day["messages"], day["users"]) for day in days] == [
@@ -367,6 +414,22 @@ class TestReading:
         assert len(await self.ask(full, f"messages/statistics/models?{period}&model=m2")) == 1
         wide = await full.http.get("/records/messages/statistics/daily?since=2020-01-01&until=2026-01-01")
         problem_of(wide, 422, "E.REQUEST.INVALID")
+
+    @pytest.mark.parametrize(
+        ("query", "parameter"),
+        [
+            ("since=9999-12-31", "since"), ("until=9999-12-31", "until"), ("until=0001-01-05", "until"),
+            ("since=9999-11-30", None), ("until=9999-11-30", None), ("until=0001-02-01", None),
+        ],
+    )  # fmt: skip
+    async def test_the_ends_of_the_calendar(self, front: Front, query: str, parameter: str | None) -> None:
+        """A day from which thirty days would pass an end is refused by name, and is no fault of ours."""
+        for name in ("daily", "users", "models"):
+            answer = await front.http.get(f"/records/messages/statistics/{name}?{query}")
+            if parameter is None:
+                assert (answer.status_code, answer.json()["items"]) == (200, [])
+            else:
+                assert pointers(answer) == [f"/query/{parameter}"]
 
     async def test_slowest(self, full: Front) -> None:
         items = await self.ask(full, "messages/slowest?status=done&limit=2")

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
+import io
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -25,7 +28,7 @@ from core.ids import new_id
 from core.notify import Listener
 from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
-from domain.errors import DatabaseUnavailable, IdempotencyMismatch, InboxFull, RecordsRejected
+from domain.errors import DatabaseUnavailable, IdempotencyMismatch, InboxFull, RecordsRejected, StoreUnavailable
 from domain.saving import FlushStreamResult, OnError, StreamInput
 from domain.saving_pieces import PIECE_BYTES
 from repositories.saving import intake as intake_sql
@@ -33,11 +36,14 @@ from repositories.saving.intake import CHANNEL, NewBatch
 from repositories.saving.retention import get_tenants
 from repositories.tables import record_batches, record_dead_letters
 from services.saving.backlog import Backlog, InboxLimits
+from services.saving.intake import RecordIntake
 from services.saving.retention import Retention
 from services.saving.streams import StreamKeeper
 from services.stack.postgres import EmbeddedPostgres
 from tests.support.life import new_metrics, new_tenant, superuser
 from tests.support.saving import (
+    PLENTY,
+    RULES,
     bring_home,
     counters,
     lines,
@@ -52,7 +58,13 @@ from workflows.saving import TASK_QUEUE, RecordStreamWorkflow
 
 def activities_of(database: Database, store: ArtifactStore) -> SavingActivities:
     keeper = StepKeeper(database)
-    limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
+    limits = ImportLimits(
+        max_record_bytes=262_144,
+        shards=1,
+        inbox_max_records=10_000_000,
+        inbox_max_bytes=1 << 40,
+        inbox_max_age_seconds=1e9,
+    )
     return SavingActivities(
         Flusher(database, most_records=5_000), Importer(database, store, keeper, limits), keeper, new_metrics()
     )
@@ -153,6 +165,34 @@ class TestStreams:
         assert len(histories) >= 2
         assert max(len(history.events) for history in histories) < 1_500
 
+    async def test_a_stream_that_is_announced_while_another_is_woken(self, database: Database) -> None:
+        """The first records of a stream come in while Temporal is being told of another: both are woken."""
+        woken: list[str] = []
+
+        class Announcing:
+            """A Temporal that takes so long that the database has news."""
+
+            async def start_workflow(self, _name: str, stream: StreamInput, **_: Any) -> None:
+                if "messages-77" in stream.workflow_id:
+                    keeper.on_notify("users/77/1")
+                woken.append(stream.workflow_id)
+
+        keeper = StreamKeeper(
+            database, cast("Client", Announcing()), new_metrics(), flush_records=5_000, flush_seconds=0.0
+        )
+        keeper.on_notify("messages/77/1")
+        running = asyncio.create_task(keeper.run())
+
+        async def is_told() -> bool:
+            return running.done() or "saving.stream/users-77" in woken
+
+        await eventually(is_told)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert "saving.stream/messages-77" in woken
+        assert "saving.stream/users-77" in woken
+
 
 class TestBacklog:
     async def test_sees_what_waits(self, database: Database, tenant_id: UUID) -> None:
@@ -167,7 +207,126 @@ class TestBacklog:
         await bring_home(database, tenant_id)
 
 
+class FullDisk(io.RawIOBase):
+    """A file for which there is no room."""
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return 0
+
+    def write(self, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "made up")
+
+
 class TestHolding:
+    @pytest.mark.parametrize(
+        "buffer_bytes", [None, 8_192, 1 << 24], ids=["making the file", "writing", "writing out what was buffered"]
+    )
+    async def test_a_full_disk_leaves_no_mark(
+        self, database: Database, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int | None
+    ) -> None:
+        """Wherever it shows that there is no room for a large body: 503, and nothing of it counts as held."""
+        sent = [message(content="x" * 1_000) for _ in range(1_500)]
+
+        def make_file(**_: object) -> io.BufferedRandom:
+            if buffer_bytes is None:
+                raise OSError(errno.ENOSPC, "made up")
+            return io.BufferedRandom(FullDisk(), buffer_bytes)
+
+        async with taking(database) as intake:
+            with monkeypatch.context() as patched:
+                patched.setattr("services.saving.spool.tempfile.TemporaryFile", make_file)
+                for _ in range(2):
+                    with pytest.raises(StoreUnavailable):
+                        await take(intake, tenant_id, lines(sent))
+                    assert intake._held_bytes == 0
+            assert (await take(intake, tenant_id, lines(sent))).received == len(sent)
+            assert intake._held_bytes == 0
+        assert await bring_home(database, tenant_id) == len(sent)
+
+    async def test_what_is_too_much_for_all_together_goes_to_files(
+        self, database: Database, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Bodies that were let in while there was room, and are small enough for memory each."""
+        most = 600_000
+        monkeypatch.setattr("services.saving.intake._MOST_HELD_BYTES", most)
+        body = lines([message(content="x" * 800) for _ in range(380)])
+        inside, go_on = 0, asyncio.Event()
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal inside
+            inside += 1
+            await go_on.wait()
+            yield body
+
+        intake = RecordIntake(database, Backlog(database, PLENTY), RULES)  # what is in memory waits, as nobody writes
+        tasks = [
+            asyncio.create_task(
+                intake.take(tenant_id, "messages", chunks(), is_document=False, on_error=OnError.REJECT, key=None)
+            )
+            for _ in range(8)
+        ]
+        while inside < len(tasks):
+            await asyncio.sleep(0)
+        go_on.set()
+
+        async def written() -> int:
+            return sum(task.done() for task in tasks)
+
+        await eventually(written, lambda found: found == 7, within=20.0)
+        assert len(intake._pending) == 1
+        assert 0 < intake._held_bytes <= most
+        writing = asyncio.create_task(intake.run())
+        assert [taken.received for taken in await asyncio.gather(*tasks)] == [380] * 8
+        assert intake._held_bytes == 0
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        assert await bring_home(database, tenant_id) == 380 * 8
+        assert len(await saved_messages(database, tenant_id)) == 380
+
+    async def test_a_document_counts_from_its_first_byte(
+        self, database: Database, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is held whole. Where others hold too much it is refused, and one that is alone is taken however large."""
+        monkeypatch.setattr("services.saving.intake._MOST_HELD_BYTES", 150_000)
+        body = json.dumps([message(content="x" * 800) for _ in range(380)]).encode()
+        go_on = [asyncio.Event(), asyncio.Event()]
+
+        async def chunks(number: int) -> AsyncIterator[bytes]:
+            yield body[: 200_000 * number]
+            await go_on[number].wait()
+            yield body[200_000 * number :]
+
+        async def held() -> int:
+            return intake._held_bytes
+
+        async with taking(database) as intake:
+            late, early = (
+                asyncio.create_task(
+                    intake.take(
+                        tenant_id, "messages", chunks(number), is_document=True, on_error=OnError.REJECT, key=None
+                    )
+                )
+                for number in range(2)
+            )
+            await eventually(held, within=20.0)
+            go_on[0].set()
+            with pytest.raises(InboxFull):
+                await late
+            assert intake._held_bytes == 200_000
+            go_on[1].set()
+            assert (await early).received == 380
+            assert intake._held_bytes == 0
+        await bring_home(database, tenant_id)
+
     async def test_what_is_refused_is_not_held(self, database: Database, tenant_id: UUID) -> None:
         """A large body that is refused leaves no mark on those who come while the rest of it is read, or later."""
         arrived, go_on = asyncio.Event(), asyncio.Event()

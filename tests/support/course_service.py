@@ -221,7 +221,13 @@ async def serving_courses(
         database, keeper, documents, writer, models=models, metrics=EvaluationMetrics(registry), at_once=fan_out
     )
     flusher = Flusher(database, most_records=5_000)
-    limits = ImportLimits(max_record_bytes=262_144, shards=1, inbox_max_records=1_000_000, inbox_max_bytes=1 << 30)
+    limits = ImportLimits(
+        max_record_bytes=262_144,
+        shards=1,
+        inbox_max_records=10_000_000,
+        inbox_max_bytes=1 << 40,
+        inbox_max_age_seconds=1e9,
+    )
     families = worker.Families(
         jobs=JobActivities(database, metrics),
         approvals=ApprovalActivities(database, hour=hour),
