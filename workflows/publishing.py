@@ -310,7 +310,7 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _arm(self, state: OrderState) -> None:
         assert self._view is not None
-        fault = await workflow.execute_activity_method(CheckActivities.check_links, self._links(), **REPEATABLE)
+        fault = await self._look_at_links()
         if fault is not None:
             await self._move(OrderState.REJECTED, code="E.ORDER.LINKS")
             raise await self._failed(
@@ -321,6 +321,17 @@ class OrderWorkflow(SoftlyCanceled):
         elif not self.wants_out:
             self._armed = await self._local(OrderActivities.arm_order)
         await self._sleep_until_due()
+
+    async def _look_at_links(self) -> str | None:
+        """Which link leads nowhere; None where all answer, and where a person cancels before that is known."""
+        looking = workflow.start_activity_method(CheckActivities.check_links, self._links(), **REPEATABLE)
+        await workflow.wait_condition(lambda: looking.done() or self.wants_out)
+        # Orders that were being canceled before this was patched wait for the look.
+        if not looking.done() and workflow.patched("canceled while links are looked at"):
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            return None
+        return await looking
 
     async def _await_approval(self, state: OrderState) -> None:
         if state is not OrderState.APPROVAL:

@@ -1,5 +1,6 @@
 """What is looked at before anything is promised for good: links of a post, and what chat a channel is."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -45,6 +46,26 @@ async def test_order_outlives_a_look_up_that_failed(orders: Orders, monkeypatch:
     await orders.until(order_id, "live")
     assert orders.shop.posted(CHAT) == ["with a link"]
     assert len(asked) == 2
+
+
+async def test_a_cancel_does_not_wait_for_links_that_nobody_can_look_at(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def fault(_self: GuardedClient, _url: str) -> str | None:
+        asked.set()
+        raise ProviderError("no answer", code="E.ORDER.LINKS", outcome=Outcome.UNKNOWN, retryable=True)
+
+    monkeypatch.setattr(GuardedClient, "fault", fault)
+    channel = await orders.shop.add_channel(CHAT)
+    content = {"text": "with a link", "buttons": [{"text": "go", "url": "http://example.org/"}]}
+    order_id = await orders.book(channel, "", within=3_600, content=content)
+    await asyncio.wait_for(asked.wait(), 60)
+    armed = await orders.service.cancel_order(orders.shop.tenant_id, order_id)
+    assert armed.state == "canceled"
+    await orders.until_job(order_id, "canceled")
+    assert orders.shop.posted(CHAT) == []
 
 
 async def test_one_chat_under_two_names_is_connected_once(orders: Orders) -> None:
