@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import structlog
 
+from activities.generation.calls import look_pauses
 from activities.generation.costs import CostWatch
 from activities.steps import StepKeeper
 from core.database import Database
@@ -131,12 +132,9 @@ class PaidSpeech:
 
     def _pauses(self, quiet_seconds: float) -> Iterator[float]:
         """How long to wait before each look at a call of which nothing was heard for so long."""
-        yield from self._look_pauses_seconds
-        rest = self._settled_seconds - quiet_seconds - sum(self._look_pauses_seconds)
-        while rest > 0:
-            pause = min(rest, self._look_pauses_seconds[-1] or rest)
-            rest -= pause
-            yield pause
+        return look_pauses(
+            self._look_pauses_seconds, quiet_seconds=quiet_seconds, settled_seconds=self._settled_seconds
+        )
 
     async def _reserve(self, job: JobRef, provider: SpeechProvider, wish: PieceWish, *, budgeted: bool) -> bool:
         worst = wish.terms.cost_of(len(wish.request.text))

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from activities.generation.calls import PaidCalls, worst_case_usd
+from activities.generation.calls import PaidCalls, look_pauses, worst_case_usd
 from activities.generation.slots import CallSlots
 from activities.steps import StepKeeper
 from core.database import Database
@@ -183,11 +183,34 @@ class TestOnce:
             WorkerMetrics(CollectorRegistry()),
             CallSlots(20),
             look_pauses_seconds=(0.0, 1.2),
+            settled_seconds=0,
         )
         with pytest.raises(ProviderError, match="ReadTimeout"):
             await patient.complete(job, "lesson", model, request())
         await patient.complete(job, "lesson", model, request())
         assert server.stats["billed"] == 1
+
+    async def test_a_call_of_a_killed_worker_is_looked_for_as_long_as_it_may_take(
+        self, database: Database, job: JobRef, model: OpenAILanguageModel, server: StandInOpenAI
+    ) -> None:
+        """Longer than the first looks: the provider is silent for as long as we would have listened."""
+        server.play(Rule(action=Delay(seconds=0.9), times=1))
+        patient = PaidCalls(
+            database,
+            StepKeeper(database),
+            WorkerMetrics(CollectorRegistry()),
+            CallSlots(20),
+            look_pauses_seconds=(0.0, 0.1),
+            settled_seconds=3,
+        )
+        dying = asyncio.create_task(patient.complete(job, "lesson", model, request()))
+        await server.until(lambda stats: stats["in_flight"] == 1)
+        dying.cancel()
+        await asyncio.wait({dying})
+        await patient.complete(job, "lesson", model, request())
+        assert (server.stats["billed"], server.stats["paid_more_than_once"]) == (1, {})
+        (row,) = await call_rows(database, job)
+        assert (row.state, row.sends, row.lost_usd) == (Outcome.DONE, 1, 0)
 
     async def test_what_is_not_found_is_sent_again(
         self, database: Database, calls: PaidCalls, job: JobRef, model: OpenAILanguageModel, server: StandInOpenAI
@@ -272,6 +295,15 @@ class TestOnce:
             await calls.complete(newer, "lesson", model, request())
         assert server.stats["arrived"] == 0
         assert await call_rows(database, job) == []
+
+
+class TestPauses:
+    """How long a call is looked for, by how long nothing was heard of it."""
+
+    @pytest.mark.parametrize(("quiet", "in_all"), [(0.0, 200.0), (100.0, 100.0), (1_000.0, 33.0)])
+    def test_until_it_must_have_ended(self, quiet: float, in_all: float) -> None:
+        pauses = list(look_pauses((0.0, 3.0, 10.0, 20.0), quiet_seconds=quiet, settled_seconds=200.0))
+        assert (pauses[0], sum(pauses), max(pauses)) == (0.0, in_all, 20.0)
 
 
 class TestRefusedSends:
