@@ -210,10 +210,14 @@ class CallLedger:
         return (await self._connection.execute(*call.reservation(job))).one_or_none() is not None
 
     async def close(self, job: JobRef, *, op: str, outcome: Outcome) -> None:
-        """The call did not come back with an answer."""
+        """The call did not come back with an answer. Where another try of it did, that stands."""
         await self._connection.execute(
             update(provider_calls)
-            .where(provider_calls.c.job_id == job.job_id, provider_calls.c.op == op)
+            .where(
+                provider_calls.c.job_id == job.job_id,
+                provider_calls.c.op == op,
+                provider_calls.c.state != Outcome.DONE,
+            )
             .values(updated_at=func.now(), state=outcome)
         )
 

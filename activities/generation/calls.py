@@ -105,6 +105,9 @@ class PaidCalls:
                 quiet_seconds=before.quiet_for.total_seconds(),
                 settled_seconds=self._settled_seconds,
             )
+        elif before.lost_usd:
+            # What was said to a later send is no answer about an earlier one. That must have ended: one look tells.
+            yield 0.0
 
     async def _send(self, job: JobRef, model: LanguageModel, request: CompletionRequest) -> Completion:
         try:

@@ -212,6 +212,35 @@ class TestOnce:
         (row,) = await call_rows(database, job)
         assert (row.state, row.sends, row.lost_usd) == (Outcome.DONE, 1, 0)
 
+    async def test_a_refusal_of_a_later_send_is_no_answer_about_the_first(
+        self, database: Database, calls: PaidCalls, job: JobRef
+    ) -> None:
+        """Its answer shows up only after the second send was told to slow down: one more look, and no third send."""
+        scripted = ScriptedModel(answer=raises(unknown()))
+        with pytest.raises(ProviderError):
+            await calls.complete(job, "lesson", scripted, request())
+        busy = ProviderError("slow down", code="E.OPENAI.RATE_LIMITED", outcome=Outcome.REJECTED, retryable=True)
+        scripted.answer = raises(busy)
+        with pytest.raises(ProviderError):
+            await calls.complete(job, "lesson", scripted, request())
+        looks = len(scripted.looked)
+        scripted.find = answer
+        await calls.complete(job, "lesson", scripted, request())
+        assert (len(scripted.asked), len(scripted.looked)) == (2, looks + 1)
+        (row,) = await call_rows(database, job)
+        assert (row.state, row.sends, row.lost_usd) == (Outcome.DONE, 2, worst_case_usd(scripted, request()))
+
+    async def test_a_late_failure_does_not_undo_an_answer(
+        self, database: Database, calls: PaidCalls, job: JobRef
+    ) -> None:
+        """Of two tries at once one brings the answer home; what becomes of the other is not the call's end."""
+        scripted = ScriptedModel(answer=answer)
+        await calls.complete(job, "lesson", scripted, request())
+        async with database.tenant(job.tenant_id) as connection:
+            await CallLedger(connection).close(job, op="op-1", outcome=Outcome.REJECTED)
+        (row,) = await call_rows(database, job)
+        assert (row.state, row.settled_usd) == (Outcome.DONE, PRICE.of(answer().usage))
+
     async def test_what_is_not_found_is_sent_again(
         self, database: Database, calls: PaidCalls, job: JobRef, model: OpenAILanguageModel, server: StandInOpenAI
     ) -> None:
