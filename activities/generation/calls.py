@@ -10,6 +10,7 @@ import structlog
 from activities.generation.costs import CostWatch
 from activities.generation.guard import ContentGuard
 from activities.generation.slots import CallSlots
+from activities.heartbeat import leave_if_canceled
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
@@ -75,6 +76,7 @@ class PaidCalls:
         found = await self._look(model, request, before)
         if found is None:
             async with self._slots.of(job):
+                leave_if_canceled()
                 if await self._reserve(job, step, model, request, budgeted=before.budget_usd is not None):
                     found = await self._send(job, model, request)
         if found is None:

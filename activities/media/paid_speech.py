@@ -11,6 +11,7 @@ import structlog
 
 from activities.generation.calls import look_pauses
 from activities.generation.costs import CostWatch
+from activities.heartbeat import leave_if_canceled
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
@@ -97,6 +98,7 @@ class PaidSpeech:
         if spoken is None:
             lease = Lease(job, provider.name, f"{job.job_id}/{wish.op}", provider.at_once, _LEASE)
             async with self._leases.hold(lease):
+                leave_if_canceled()
                 if await self._reserve(job, provider, wish, budgeted=before.budget_usd is not None):
                     spoken = await self._send(job, provider, wish)
         if spoken is None:

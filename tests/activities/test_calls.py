@@ -1,6 +1,7 @@
 """Paid calls on a real ledger, against the stand-in over a socket: paid once, found again, never over the budget."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -12,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import func, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from temporalio.testing import ActivityEnvironment
 
 from activities.generation.calls import PaidCalls, look_pauses, worst_case_usd
 from activities.generation.slots import CallSlots
@@ -359,6 +361,26 @@ class TestOnce:
         with pytest.raises(Superseded):
             await calls.complete(newer, "lesson", model, request())
         assert server.stats["arrived"] == 0
+        assert await call_rows(database, job) == []
+
+
+class TestCanceled:
+    async def test_an_activity_that_was_canceled_pays_for_nothing_more(
+        self, database: Database, calls: PaidCalls, job: JobRef
+    ) -> None:
+        """Even where the cancellation was swallowed on its way."""
+        scripted = ScriptedModel(answer=answer)
+        environment = ActivityEnvironment()
+
+        async def deaf() -> None:
+            environment.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            await calls.complete(job, "lesson", scripted, request())
+
+        with pytest.raises(asyncio.CancelledError):
+            await environment.run(deaf)
+        assert scripted.asked == []
         assert await call_rows(database, job) == []
 
 
