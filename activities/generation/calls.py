@@ -23,9 +23,6 @@ from repositories.rows import AnyRow
 
 _log = structlog.get_logger(__name__)
 
-_BYTES_PER_TOKEN: Final = 2
-"""Of UTF-8: fewer than tokenizers need for any script, so that an estimate is never too low."""
-
 _LOOK_PAUSES_SECONDS: Final = (0.0, 3.0, 10.0, 20.0)
 """A provider may still be at work when we come back: it is asked at these intervals, then at the last of them, until
 the call must have ended. Only then it is paid for again."""
@@ -164,9 +161,12 @@ def look_pauses(pauses: Sequence[float], *, quiet_seconds: float, settled_second
 
 
 def worst_case_usd(model: LanguageModel, request: CompletionRequest) -> Decimal:
-    """The most the request can cost: no cached input, all output tokens used. Raises PriceUnknown."""
+    """The most the request can cost: no cached input, all output tokens used. Raises PriceUnknown.
+
+    A token is a byte at least, for every tokenizer that works on bytes, so that an estimate is never too low.
+    """
     size = sum(len(message.content.encode()) for message in request.messages) + len(str(request.json_schema))
-    usage = TokenUsage(input_tokens=size // _BYTES_PER_TOKEN, output_tokens=request.max_output_tokens)
+    usage = TokenUsage(input_tokens=size, output_tokens=request.max_output_tokens)
     return model.price(request.model).of(usage)
 
 
