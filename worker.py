@@ -19,7 +19,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
 from activities.approvals import ApprovalActivities
 from activities.federated.steps import FederatedActivities
-from activities.generation.calls import PaidCalls
+from activities.generation.calls import SETTLING_MARGIN_SECONDS, PaidCalls
 from activities.generation.costs import CostWatch
 from activities.generation.documents import DocumentStore
 from activities.generation.evaluation import EvaluationActivities
@@ -434,7 +434,15 @@ class WorkerProcess:
             watch = CostWatch(database, self._metrics, alert_usd=settings.generation_cost_alert_usd)
             writer = StructuredWriter(
                 database,
-                PaidCalls(database, keeper, self._metrics, slots, guard=guard, watch=watch),
+                PaidCalls(
+                    database,
+                    keeper,
+                    self._metrics,
+                    slots,
+                    guard=guard,
+                    settled_seconds=settings.http_read_timeout_seconds + SETTLING_MARGIN_SECONDS,
+                    watch=watch,
+                ),
                 cache_for=timedelta(hours=settings.response_cache_hours),
             )
             known = Models(models)

@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from temporalio import activity
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 
 from domain.errors import TITLES, LonghaulError, ProviderError
 
-_MOST_DOUBLINGS: Final = 20
+_MOST_DOUBLINGS: Final = 64
+"""No pause grows for longer; some activities are tried for ever, and powers have an end."""
 
 
 def may_retry(error: LonghaulError) -> bool:
@@ -24,7 +26,7 @@ def to_failure(error: LonghaulError) -> ApplicationError:
         error.detail,
         type=error.code,
         non_retryable=not may_retry(error),
-        next_retry_delay=error.retry_after,
+        next_retry_delay=_named_pause(error),
     )
 
 
@@ -50,9 +52,25 @@ def next_retry_at(error: LonghaulError | None) -> datetime | None:
         return None
     if policy.maximum_attempts and info.attempt >= policy.maximum_attempts:
         return None
-    if error is not None and error.retry_after is not None:
-        return datetime.now(UTC) + error.retry_after
-    # No pause is that long: beyond it the power would only leave what a length of time can hold.
-    delay = policy.initial_interval * policy.backoff_coefficient ** min(info.attempt - 1, _MOST_DOUBLINGS)
+    pause = None if error is None else _named_pause(error)
+    return datetime.now(UTC) + (_own_pause(policy, info.attempt) if pause is None else pause)
+
+
+def _named_pause(error: LonghaulError) -> timedelta | None:
+    """How long to wait because the error says so; None: as long as the retry policy says.
+
+    What an outside system names is the least: short pauses, named again and again, would use up all attempts within
+    seconds. Our own errors know for what they wait, and how often to look.
+    """
+    named = error.retry_after
+    if named is None or not isinstance(error, ProviderError) or not activity.in_activity():
+        return named
+    info = activity.info()
+    return named if info.retry_policy is None else max(named, _own_pause(info.retry_policy, info.attempt))
+
+
+def _own_pause(policy: RetryPolicy, attempt: int) -> timedelta:
+    """How long Temporal waits after this attempt where nobody names a pause."""
+    grown = policy.initial_interval.total_seconds() * policy.backoff_coefficient ** min(attempt - 1, _MOST_DOUBLINGS)
     longest = policy.maximum_interval or policy.initial_interval * 100
-    return datetime.now(UTC) + min(delay, longest, key=timedelta.total_seconds)
+    return timedelta(seconds=min(grown, longest.total_seconds()))

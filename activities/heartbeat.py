@@ -22,6 +22,15 @@ async def heartbeating() -> AsyncIterator[None]:
         await asyncio.gather(beat, return_exceptions=True)
 
 
+def leave_if_canceled() -> None:
+    """Raise CancelledError where the running activity was canceled; to be called before what cannot be taken back.
+
+    A cancellation comes once, as an exception, and whatever it passes on its way may swallow it.
+    """
+    if activity.in_activity() and activity.is_cancelled():
+        raise asyncio.CancelledError
+
+
 async def _beat(every_seconds: float) -> None:
     while True:
         activity.heartbeat()

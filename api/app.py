@@ -273,10 +273,15 @@ async def _watch_database(
     def on_gap() -> None:
         authenticator.forget_all()
         hub.on_gap()
+        hub.check_keys(authenticator.confirm)
+
+    def on_key(prefix: str) -> None:
+        authenticator.forget(prefix)
+        hub.on_key(prefix)
 
     listener = Listener(
         settings.require_database_url(),
-        on_notify={JOB_CHANNEL: hub.on_notify, KEY_CHANNEL: authenticator.forget},
+        on_notify={JOB_CHANNEL: hub.on_notify, KEY_CHANNEL: on_key},
         on_gap=on_gap,
     )
     stack.push_async_callback(authenticator.close)

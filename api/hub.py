@@ -9,17 +9,21 @@ announcement made meanwhile is remembered by its number, and events are numbered
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
+from weakref import WeakSet
 
 import structlog
 
 from api.documents import encode, event_document
+from domain.errors import DatabaseUnavailable, Unauthenticated
 from domain.jobs import TERMINAL
 from repositories.jobs import JobReader
 from repositories.rows import AnyRow
+from services.tenants import Caller
 
 _log = structlog.get_logger(__name__)
 
@@ -42,14 +46,18 @@ class Frame:
 
 
 class Watch:
-    """One stream's place in the events of a job: what it has, and what lies ready for it."""
+    """One stream's place in the events of a job: what it has, and what lies ready for it.
 
-    __slots__ = ("_bytes", "_frames", "_news", "behind", "ended", "position")
+    It ends by itself at the moment ``until``, when the key that it was opened with expires.
+    """
 
-    def __init__(self, position: int) -> None:
+    __slots__ = ("__weakref__", "_bytes", "_ended", "_frames", "_news", "_until", "behind", "position")
+
+    def __init__(self, position: int, *, until: datetime | None = None) -> None:
         self.position = position
         self.behind = True
-        self.ended = False
+        self._ended = False
+        self._until = until
         self._frames: deque[Frame] = deque()
         self._bytes = 0
         self._news = asyncio.Event()
@@ -79,9 +87,14 @@ class Watch:
         self._news.set()
 
     def end(self) -> None:
-        """Nothing comes any more; the client is to connect again."""
-        self.ended = True
+        """Nothing comes any more, not even what lies ready; the client is to connect again."""
+        self._ended = True
         self._news.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes any more."""
+        return self._ended or (self._until is not None and self._until <= datetime.now(UTC))
 
     def take(self) -> list[Frame]:
         """What lies ready."""
@@ -92,7 +105,9 @@ class Watch:
         return frames
 
     async def wait(self, seconds: float) -> None:
-        """Wait until something lies ready, but not longer than this."""
+        """Wait until something lies ready or the watch has ended, but not longer than this."""
+        if self._until is not None:
+            seconds = min(seconds, (self._until - datetime.now(UTC)).total_seconds())
         try:
             async with asyncio.timeout(seconds):
                 await self._news.wait()
@@ -126,6 +141,8 @@ class EventHub:
         self._by_job: dict[UUID, list[_Channel]] = {}
         self._reading = asyncio.Semaphore(_READS_AT_ONCE)
         self._draining = False
+        self._by_key: dict[str, WeakSet[Watch]] = {}
+        self._checking: asyncio.Task[None] | None = None
 
     # --- news ---------------------------------------------------------------------------------------
 
@@ -147,6 +164,30 @@ class EventHub:
         for channel in list(self._channels.values()):
             self._stir(channel)
 
+    def on_key(self, prefix: str) -> None:
+        """A key was revoked: the streams that were opened with it end, and the next request is refused."""
+        for watch in list(self._by_key.pop(prefix, ())):
+            watch.end()
+
+    def check_keys(self, confirm: Callable[[str], Awaitable[None]]) -> None:
+        """Revocations may have been missed: have every key confirmed that streams were opened with."""
+        if self._checking is not None:
+            self._checking.cancel()
+        self._checking = asyncio.create_task(self._check_keys(confirm), name="check-keys")
+
+    async def _check_keys(self, confirm: Callable[[str], Awaitable[None]]) -> None:
+        left = [prefix for prefix, watches in self._by_key.items() if watches]
+        while left:
+            try:
+                await confirm(left[-1])
+            except Unauthenticated:
+                self.on_key(left[-1])
+            except DatabaseUnavailable as fault:
+                _log.warning("hub.keys_not_checked", fault=fault.detail)
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            left.pop()
+
     def ring_all(self) -> None:
         """Something outside the events has changed how jobs look: wake everybody who waits for a change."""
         for channel in self._channels.values():
@@ -156,6 +197,8 @@ class EventHub:
     def drain(self) -> None:
         """End every stream and every wait, because this process is about to end."""
         self._draining = True
+        if self._checking is not None:
+            self._checking.cancel()
         for channel in self._channels.values():
             for watch in channel.watches:
                 watch.end()
@@ -182,6 +225,17 @@ class EventHub:
 
     # --- reading along ------------------------------------------------------------------------------
 
+    def watch(self, caller: Caller, position: int) -> Watch:
+        """A place in some events, which ends with the key of the caller.
+
+        What was announced before this is not heard of: have the key confirmed once the watch is there.
+        """
+        for prefix in [prefix for prefix, watches in self._by_key.items() if not watches]:
+            del self._by_key[prefix]
+        watch = Watch(position, until=caller.expires_at)
+        self._by_key.setdefault(caller.prefix, WeakSet()).add(watch)
+        return watch
+
     async def follow(
         self, tenant_id: UUID, job_id: UUID, watch: Watch, *, heartbeat: float
     ) -> AsyncGenerator[bytes, None]:
@@ -201,12 +255,14 @@ class EventHub:
                             return
                     continue
                 await watch.wait(heartbeat)
+                if watch.ended:
+                    return
                 frames = watch.take()
                 if frames:
                     yield b"".join(frame.data for frame in frames)
                     if frames[-1].terminal:
                         return
-                elif not watch.behind and not watch.ended:
+                elif not watch.behind:
                     yield b": still here\n\n"
         finally:
             channel.watches.discard(watch)
@@ -217,6 +273,8 @@ class EventHub:
         terminal = False
         while watch.behind and not watch.ended:
             frames = await self._read(channel, after=watch.position)
+            if watch.ended:
+                return
             if frames:
                 watch.position, terminal = frames[-1].seq, frames[-1].terminal
             known = max(channel.announced, channel.head or 0)

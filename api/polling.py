@@ -8,6 +8,7 @@ from api.container import Services
 from api.documents import encode, job_document, job_etag
 from domain.jobs import TERMINAL
 from repositories.rows import AnyRow
+from services.tenants import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,15 @@ class Polled:
 
 
 async def poll_job(
-    services: Services, tenant_id: UUID, job_id: UUID, *, if_none_match: str | None, wait: float
+    services: Services, caller: Caller, job_id: UUID, *, if_none_match: str | None, wait: float
 ) -> Polled:
-    """The job, at once or when it differs from what the caller has, or is finished. Raises NotFound."""
+    """The job, at once or when it differs from what the caller has, or is finished.
+
+    Raises NotFound, and Unauthenticated where the key has ended meanwhile.
+    """
+    tenant_id = caller.tenant_id
     if wait > 0:
-        return await _wait_for_change(services, tenant_id, job_id, if_none_match=if_none_match, wait=wait)
+        return await _wait_for_change(services, caller, job_id, if_none_match=if_none_match, wait=wait)
     if if_none_match is None:
         return await _read(services, tenant_id, job_id)
     etag = job_etag(await services.reader.get_version(tenant_id, job_id), services.served)
@@ -33,10 +38,10 @@ async def poll_job(
 
 
 async def _wait_for_change(
-    services: Services, tenant_id: UUID, job_id: UUID, *, if_none_match: str | None, wait: float
+    services: Services, caller: Caller, job_id: UUID, *, if_none_match: str | None, wait: float
 ) -> Polled:
     """A wait without an ETag is one for a change from the state that is found first."""
-    clock = asyncio.get_running_loop().time
+    tenant_id, clock = caller.tenant_id, asyncio.get_running_loop().time
     until = clock() + wait
     known = if_none_match
     rang = False
@@ -52,6 +57,7 @@ async def _wait_for_change(
             if changed or row.status in TERMINAL or clock() >= until or services.hub.draining:
                 break
             rang = await _rings(bell, until)
+            await services.authenticator.confirm(caller.prefix)
     if if_none_match is not None and not changed:
         return Polled(etag, None)
     return _polled(services, row) if rang else await _read(services, tenant_id, job_id)

@@ -122,6 +122,7 @@ class Settings(BaseSettings):
             "gpt-4.1": Price(input_usd=Decimal("2.00"), cached_input_usd=Decimal("0.50"), output_usd=Decimal("8.00")),
         }
     )
+    openai_most_output_tokens: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     openai_can_look_up: bool = True
     openai_moderation: bool = True
     openai_moderation_model: Annotated[str, StringConstraints(min_length=1)] = "omni-moderation-latest"

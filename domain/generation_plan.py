@@ -15,6 +15,8 @@ SPOILED_PREFIX = "spoiled-outline-"
 LESSON_TOKENS = 4_000
 OUTLINE_TOKENS_PER_LESSON = 160
 OUTLINE_TOKENS_BASE = 1_000
+MOST_OUTPUT_TOKENS = 32_768
+"""How long an answer of a model may be of which nothing else is known."""
 
 
 SLIDES_TOKENS = 4_000
@@ -77,3 +79,8 @@ def lesson_part(module: int, lesson: int) -> str:
 def outline_tokens(lessons: int) -> int:
     """How many tokens the outline of so many lessons may take."""
     return OUTLINE_TOKENS_BASE + OUTLINE_TOKENS_PER_LESSON * lessons
+
+
+def most_lessons(output_tokens: int) -> int:
+    """Of how many lessons an outline fits into an answer of so many tokens."""
+    return max(0, (output_tokens - OUTLINE_TOKENS_BASE) // OUTLINE_TOKENS_PER_LESSON)

@@ -16,6 +16,7 @@ from domain.generation import TokenUsage
 from domain.jobs import JobRef
 from repositories.rows import AnyRow
 from repositories.tables import Money, jobs, prompts, provider_calls, response_cache
+from repositories.transitions import LOCK_JOB
 
 SENDING = "sending"
 
@@ -85,6 +86,30 @@ _settle: Final = text(
     bindparam("input_tokens", type_=BigInteger),
     bindparam("output_tokens", type_=BigInteger),
 )
+
+# Of a job that is over nobody sums up the ledger any more: what was out then comes in here, as news of the job. Calls
+# that cost nothing are none.
+_settle_ended: Final = text(
+    """
+    WITH job AS (
+        UPDATE jobs
+        SET version = version + 1, updated_at = now(),
+            cost_usd = spent.usd, input_tokens = spent.input, output_tokens = spent.output
+        FROM (SELECT coalesce(sum(settled_usd), 0) AS usd, coalesce(sum(input_tokens), 0) AS input,
+                     coalesce(sum(output_tokens), 0) AS output
+              FROM provider_calls WHERE job_id = :job_id) AS spent
+        WHERE id = :job_id AND finished_at IS NOT NULL
+          AND cost_usd <> spent.usd
+        RETURNING tenant_id, id, version, status, progress, cost_usd
+    ), event AS (
+        INSERT INTO job_events (tenant_id, job_id, seq, type, data)
+        SELECT tenant_id, id, version, 'cost.settled',
+               jsonb_build_object('status', status, 'progress', progress, 'usd', cost_usd::text)
+        FROM job
+    )
+    SELECT pg_notify('longhaul_jobs', id || ':' || version) AS told FROM job
+    """
+).bindparams(bindparam("job_id", type_=Uuid))
 
 _answer: Final = select(response_cache.c.answer).where(
     response_cache.c.key == bindparam("key"), response_cache.c.expires_at > func.now()
@@ -163,7 +188,10 @@ class CallDesk:
     async def settle(
         self, job: JobRef, *, op: str, part: str, answer: dict[str, Any], usage: TokenUsage, cost_usd: Decimal
     ) -> None:
-        """The call came back and cost this much; the answer is remembered as that ``part`` of the job."""
+        """The call came back and cost this much; the answer is remembered as that ``part`` of the job.
+
+        Where the job is over already its cost is put right, with the event ``cost.settled``.
+        """
         values = {
             "tenant_id": job.tenant_id,
             "job_id": job.job_id,
@@ -174,7 +202,8 @@ class CallDesk:
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
         }
-        await self._database.run(job.tenant_id, (_settle, values))
+        who = {"job_id": job.job_id}
+        await self._database.run(job.tenant_id, (LOCK_JOB, {"id": job.job_id}), (_settle, values), (_settle_ended, who))
 
 
 class CallLedger:
@@ -210,10 +239,14 @@ class CallLedger:
         return (await self._connection.execute(*call.reservation(job))).one_or_none() is not None
 
     async def close(self, job: JobRef, *, op: str, outcome: Outcome) -> None:
-        """The call did not come back with an answer."""
+        """The call did not come back with an answer. Where another try of it did, that stands."""
         await self._connection.execute(
             update(provider_calls)
-            .where(provider_calls.c.job_id == job.job_id, provider_calls.c.op == op)
+            .where(
+                provider_calls.c.job_id == job.job_id,
+                provider_calls.c.op == op,
+                provider_calls.c.state != Outcome.DONE,
+            )
             .values(updated_at=func.now(), state=outcome)
         )
 

@@ -124,6 +124,9 @@ _was_reset = text(
     """
 ).bindparams(bindparam("id", type_=Uuid))
 
+LOCK_JOB: Final = text("SELECT 1 FROM jobs WHERE id = :id FOR NO KEY UPDATE").bindparams(bindparam("id", type_=Uuid))
+"""Whoever settles a call and whoever ends its job take turns: a statement after this one sees what the other did."""
+
 _finish = text(
     """
     WITH target AS (
@@ -290,7 +293,7 @@ class JobTransitions:
             "error": error,
             "error_code": error_code,
         }
-        (finished,) = await self._database.run(job.tenant_id, (_finish, values))
+        _, finished = await self._database.run(job.tenant_id, (LOCK_JOB, {"id": job.job_id}), (_finish, values))
         return float(finished[0].seconds) if finished else None
 
 

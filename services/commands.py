@@ -28,6 +28,7 @@ from domain.jobs import CommandAction, JobRef, JobStatus, WaitingKind, WaitingOn
 from repositories.commands import CommandRepository
 from repositories.jobs import OPEN, JobRepository
 from repositories.rows import AnyRow
+from repositories.waits import standing_wait
 from services.outbox import POLL_SECONDS, OutboxLoop
 
 _log = structlog.get_logger(__name__)
@@ -223,7 +224,7 @@ class Dispatcher(OutboxLoop):
             if await repository.try_admit(row.tenant_id, row.kind, default_limit=limit):
                 # A slot that became free while this was claimed may have let another dispatcher claim it as well.
                 if (await repository.get_for_update(row.job_id)).admitted_at is None:
-                    values = {"admitted_at": func.now(), "waiting_on": None}
+                    values = {"admitted_at": func.now(), "waiting_on": standing_wait}
                     await repository.record(job_id=row.job_id, event="job.admitted", values=values)
                 return True
             # Before others may admit: a slot that becomes free from here on makes the command due again.
@@ -246,8 +247,9 @@ class Dispatcher(OutboxLoop):
             return
         async with self._database.system() as connection:
             repository = JobRepository(connection)
-            current = (await repository.get_for_update(row.job_id)).waiting_on or {}
-            if current.get("kind") == kind:
+            current = await repository.get_for_update(row.job_id)
+            # A person who paused the job sees that first.
+            if current.paused or (current.waiting_on or {}).get("kind") == kind:
                 return
             waiting = WaitingOn(kind=kind, detail=detail, since=datetime.now(UTC)).model_dump(mode="json")
             await repository.record(

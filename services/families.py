@@ -17,7 +17,12 @@ def create_kinds(settings: Settings, database: Database, store: ArtifactStore) -
     """Every kind of job, one line each."""
     return KindRegistry([
         NOOP,
-        course_kind(database, store),
+        course_kind(
+            database,
+            store,
+            default_model=settings.openai_model,
+            most_output_tokens=settings.openai_most_output_tokens,
+        ),
         section_kind(database),
         export_kind(database),
         evaluation_kind(database, default_budget_usd=settings.evaluation_budget_usd),

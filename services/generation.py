@@ -1,6 +1,7 @@
 """What the platform knows about ``generation``: its kinds of job, and the checks that need the world."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from core.database import Database
 from core.store import ArtifactStore
 from domain.errors import FieldFault, InvalidInput, NotFound, SourceEmpty
 from domain.generation import ArtifactSource, CourseInput, InlineSource
+from domain.generation_plan import MOST_OUTPUT_TOKENS, most_lessons
 from rendering.sources import decode_source, parse_source
 from repositories.artifacts import ArtifactRepository
 from services.approvals import course_wait, decide_course
@@ -18,9 +20,21 @@ _LARGEST_SOURCE_BYTES: Final = 16_777_216
 _LONGEST_CHECKED_CHARS: Final = 100_000
 
 
-def course_kind(database: Database, store: ArtifactStore) -> JobKind:
-    """``generation.course``."""
-    check = SourceCheck(database, store)
+def course_kind(
+    database: Database,
+    store: ArtifactStore,
+    *,
+    default_model: str = "",
+    most_output_tokens: Mapping[str, int] | None = None,
+) -> JobKind:
+    """``generation.course``. ``most_output_tokens`` is how long an answer may be, by model, where that is known."""
+    check_sources, longest = SourceCheck(database, store), most_output_tokens or {}
+
+    async def check(tenant_id: UUID, wanted: CourseInput) -> None:
+        model = wanted.model or default_model
+        _expect_outline_to_fit(wanted, longest.get(model, MOST_OUTPUT_TOKENS))
+        await check_sources(tenant_id, wanted)
+
     return JobKind(
         name="generation.course",
         input_model=CourseInput,
@@ -38,6 +52,15 @@ def _summary(wanted: CourseInput) -> str:
     # The topic is the client's text and stays out of workflow history.
     size = f"{wanted.modules} x {wanted.lessons_per_module} lessons"
     return f"Course: {size}, {wanted.language}, {wanted.provider}"
+
+
+def _expect_outline_to_fit(wanted: CourseInput, most_output_tokens: int) -> None:
+    """Raise InvalidInput where the outline would be longer than any answer, so that the model would refuse it."""
+    most = most_lessons(most_output_tokens)
+    if wanted.provider == "offline" or wanted.modules * wanted.lessons_per_module <= most:
+        return
+    message = f"makes more lessons than an answer of the model can list; it can list {most}"
+    raise InvalidInput("the course is too large for the model", faults=[FieldFault("/input/modules", message)])
 
 
 class SourceCheck:

@@ -22,7 +22,7 @@ from domain.errors import TITLES, DatabaseUnavailable
 from domain.jobs import TERMINAL, JobRef, JobStatus, StepStatus, job_id_of, workflow_id
 from repositories.commands import CommandRepository
 from repositories.generation import delete_expired_answers
-from repositories.jobs import OPEN, JobRepository
+from repositories.jobs import OPEN, JobRepository, settled_cost
 from repositories.rows import AnyRow
 from repositories.steps import StepRepository
 from repositories.tenants import IdempotencyRepository
@@ -162,8 +162,13 @@ class Reconciler:
         if end.code is not None:
             title = TITLES[end.code]
             error = {"type": f"urn:longhaul:error:{end.code}", "title": title, "detail": title, "code": end.code}
-        async with self._database.system() as connection:
-            version = await JobRepository(connection).record(
+        # On behalf of the tenant, because the platform does not see what calls cost.
+        async with self._database.tenant(row.tenant_id) as connection:
+            repository = JobRepository(connection)
+            # Locked first, so that calls that are being settled at this moment are in the sum.
+            if not await repository.lock_attempt(_ref(row)):
+                return
+            await repository.record(
                 job_id=row.id,
                 attempt=row.attempt,
                 event=f"job.{end.status.value}",
@@ -174,10 +179,9 @@ class Reconciler:
                     "error_code": end.code,
                     "finished_at": func.now(),
                     "waiting_on": None,
+                    **settled_cost,
                 },
             )
-            if version is None:
-                return
             closed = StepStatus.CANCELED if end.status is JobStatus.CANCELED else StepStatus.FAILED
             await StepRepository(connection).close_open(_ref(row), closed)
             await CommandRepository(connection).release_waiting(row.tenant_id, row.kind)

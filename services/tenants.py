@@ -70,12 +70,13 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking, by a verified key."""
+    """Who is asking, by a verified key, which may expire."""
 
     tenant_id: UUID
     key_id: UUID
     prefix: str
     scopes: frozenset[str]
+    expires_at: datetime | None = None
 
 
 class TenantService:
@@ -147,7 +148,10 @@ class TenantService:
             return await TenantRepository(connection).get_keys(tenant_id)
 
     async def revoke_key(self, prefix: str) -> None:
-        """End a key; every API process refuses it within a second. Raises NotFound where there is no live one."""
+        """End a key; every API process refuses it, and ends its streams, within a second.
+
+        Raises NotFound where there is no live one.
+        """
         async with self._database.system() as connection:
             ended = await TenantRepository(connection).revoke_key(prefix)
         if not ended:
@@ -212,6 +216,12 @@ class Authenticator:
         self._touch(known.caller.key_id)
         return known.caller
 
+    async def confirm(self, prefix: str) -> None:
+        """For answers that take long: a key that was good is good still. Raises Unauthenticated where it is not."""
+        known = self._verified.get(prefix) if self._is_told() else None
+        if known is None or known.until <= datetime.now(UTC):
+            await self._look_up(prefix, None)
+
     def forget(self, prefix: str) -> None:
         """A key has changed."""
         self._epoch += 1
@@ -226,19 +236,21 @@ class Authenticator:
         """Wait for what is still being written down."""
         await asyncio.gather(*self._touches)
 
-    async def _look_up(self, prefix: str, digest: bytes) -> _Verified:
+    async def _look_up(self, prefix: str, digest: bytes | None) -> _Verified:
+        """The key with that prefix, if it is live and has this digest; None: its digest was compared before."""
         epoch, told = self._epoch, self._is_told()
         async with self._database.system() as connection:
             row = await TenantRepository(connection).get_live_key_or_none(prefix)
         # Compared also where there is no such key, so that time does not tell which prefixes exist.
-        same = hmac.compare_digest(_NO_HASH if row is None else bytes(row.key_hash), digest)
+        kept = _NO_HASH if row is None else bytes(row.key_hash)
+        same = hmac.compare_digest(kept, kept if digest is None else digest)
         if row is None or not same:
             raise Unauthenticated(_REFUSED)
         until = datetime.now(UTC) + _KEEP_VERIFIED
         if row.expires_at is not None:
             until = min(until, row.expires_at)
-        caller = Caller(tenant_id=row.tenant_id, key_id=row.id, prefix=prefix, scopes=frozenset(row.scopes))
-        found = _Verified(digest=digest, caller=caller, until=until)
+        caller = Caller(row.tenant_id, row.id, prefix, frozenset(row.scopes), row.expires_at)
+        found = _Verified(digest=kept, caller=caller, until=until)
         # A revocation that came in while we were asking would otherwise be forgotten again right here.
         if told and epoch == self._epoch:
             if len(self._verified) >= _MOST_VERIFIED:

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import structlog
 
+from activities.generation.calls import look_pauses
 from activities.generation.costs import CostWatch
+from activities.heartbeat import leave_if_canceled
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
@@ -96,6 +98,7 @@ class PaidSpeech:
         if spoken is None:
             lease = Lease(job, provider.name, f"{job.job_id}/{wish.op}", provider.at_once, _LEASE)
             async with self._leases.hold(lease):
+                leave_if_canceled()
                 if await self._reserve(job, provider, wish, budgeted=before.budget_usd is not None):
                     spoken = await self._send(job, provider, wish)
         if spoken is None:
@@ -131,12 +134,9 @@ class PaidSpeech:
 
     def _pauses(self, quiet_seconds: float) -> Iterator[float]:
         """How long to wait before each look at a call of which nothing was heard for so long."""
-        yield from self._look_pauses_seconds
-        rest = self._settled_seconds - quiet_seconds - sum(self._look_pauses_seconds)
-        while rest > 0:
-            pause = min(rest, self._look_pauses_seconds[-1] or rest)
-            rest -= pause
-            yield pause
+        return look_pauses(
+            self._look_pauses_seconds, quiet_seconds=quiet_seconds, settled_seconds=self._settled_seconds
+        )
 
     async def _reserve(self, job: JobRef, provider: SpeechProvider, wish: PieceWish, *, budgeted: bool) -> bool:
         worst = wish.terms.cost_of(len(wish.request.text))

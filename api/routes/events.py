@@ -7,7 +7,6 @@ from fastapi import APIRouter, Header, Query, Response
 from starlette.exceptions import HTTPException
 
 from api.documents import encode, event_document
-from api.hub import Watch
 from api.pointers import query_pointer
 from api.routes.jobs import JobID, Reader
 from api.routing import ApiRoute, Call, problems
@@ -101,7 +100,8 @@ async def _stream(call: Call, job_id: UUID, *, after: int) -> Response:
     services = call.services
     job = await services.reader.get_version(call.tenant_id, job_id)
     # A number from the future (of a database since restored) must not make the stream deaf.
-    watch = Watch(min(after, job.version))
+    watch = services.hub.watch(call.caller, min(after, job.version))
+    await services.authenticator.confirm(call.caller.prefix)
     if job.status in TERMINAL and watch.position == job.version:
         watch.end()
     pieces = services.hub.follow(call.tenant_id, job_id, watch, heartbeat=HEARTBEAT_SECONDS)

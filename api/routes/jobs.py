@@ -45,7 +45,7 @@ _JSON: Final = "application/json"
 )
 async def get_job(call: Reader, job_id: JobID, if_none_match: IfNoneMatch = None, wait: Wait = 0) -> Response:
     """The job as it stands, or as soon as it differs from the ETag or is finished."""
-    polled = await poll_job(call.services, call.tenant_id, job_id, if_none_match=if_none_match, wait=wait)
+    polled = await poll_job(call.services, call.caller, job_id, if_none_match=if_none_match, wait=wait)
     return _polled(polled)
 
 

@@ -60,4 +60,7 @@ def model(http: httpx.AsyncClient, server: StandInOpenAI) -> OpenAILanguageModel
 def calls(database: Database) -> PaidCalls:
     """Paid calls that look again without a pause."""
     metrics = WorkerMetrics(CollectorRegistry())
-    return PaidCalls(database, StepKeeper(database), metrics, CallSlots(20), look_pauses_seconds=(0.0, 0.0, 0.0))
+    pauses = (0.0, 0.0, 0.0)
+    return PaidCalls(
+        database, StepKeeper(database), metrics, CallSlots(20), look_pauses_seconds=pauses, settled_seconds=0
+    )

@@ -1,7 +1,8 @@
 """Paid calls on a real ledger, against the stand-in over a socket: paid once, found again, never over the budget."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -10,8 +11,11 @@ from uuid import UUID
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import func, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from temporalio.testing import ActivityEnvironment
 
-from activities.generation.calls import PaidCalls, worst_case_usd
+from activities.generation.calls import PaidCalls, look_pauses, worst_case_usd
 from activities.generation.slots import CallSlots
 from activities.steps import StepKeeper
 from core.database import Database
@@ -34,8 +38,20 @@ from domain.structured import strict_schema
 from gateways.openai import OpenAILanguageModel
 from gateways.standin_openai import Match, Rule, StandInOpenAI
 from gateways.standin_openai.script import Delay, Status429
-from repositories.generation import CallLedger, NewCall
-from tests.support.job_rows import add_running_job, call_rows, finish_job, next_attempt, result_parts
+from repositories.generation import CallDesk, CallLedger, NewCall
+from repositories.jobs import JobRepository
+from repositories.tables import provider_calls
+from repositories.transitions import LOCK_JOB, JobTransitions
+from tests.support.job_rows import (
+    add_running_job,
+    call_rows,
+    event_rows,
+    finish_job,
+    job_row,
+    next_attempt,
+    result_parts,
+)
+from tests.support.waiting import eventually
 
 PRICE = Price(input_usd=Decimal(2), cached_input_usd=Decimal(1), output_usd=Decimal(8))
 
@@ -87,6 +103,22 @@ class ScriptedModel:
         return PRICE
 
 
+@dataclass
+class EndingModel(ScriptedModel):
+    """A model during whose work something happens."""
+
+    before: Callable[[], Awaitable[None]] | None = None
+    terms: Price = PRICE
+
+    async def complete(self, *, request: CompletionRequest) -> Completion:
+        assert self.before is not None
+        await self.before()
+        return await super().complete(request=request)
+
+    def price(self, model: str) -> Price:
+        return self.terms
+
+
 def unknown(code: str = "E.OPENAI.TIMEOUT") -> ProviderError:
     """The failure after which nobody knows."""
     return ProviderError("no answer", code=code, outcome=Outcome.UNKNOWN, retryable=True)
@@ -114,6 +146,12 @@ async def reserve(database: Database, job: JobRef, model: LanguageModel, wanted:
         call = NewCall(op=wanted.op, step="lesson", provider=model.name, model=wanted.model, reserved_usd=worst)
         await CallLedger(connection).reserve(job, call)
     return worst
+
+
+async def has_to_wait(connection: AsyncConnection) -> bool:
+    """Whether another transaction waits for this one."""
+    waiting = text("SELECT EXISTS (SELECT FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid)))")
+    return bool((await connection.execute(waiting)).scalar_one())
 
 
 class TestOnce:
@@ -183,11 +221,63 @@ class TestOnce:
             WorkerMetrics(CollectorRegistry()),
             CallSlots(20),
             look_pauses_seconds=(0.0, 1.2),
+            settled_seconds=0,
         )
         with pytest.raises(ProviderError, match="ReadTimeout"):
             await patient.complete(job, "lesson", model, request())
         await patient.complete(job, "lesson", model, request())
         assert server.stats["billed"] == 1
+
+    async def test_a_call_of_a_killed_worker_is_looked_for_as_long_as_it_may_take(
+        self, database: Database, job: JobRef, model: OpenAILanguageModel, server: StandInOpenAI
+    ) -> None:
+        """Longer than the first looks: the provider is silent for as long as we would have listened."""
+        server.play(Rule(action=Delay(seconds=0.9), times=1))
+        patient = PaidCalls(
+            database,
+            StepKeeper(database),
+            WorkerMetrics(CollectorRegistry()),
+            CallSlots(20),
+            look_pauses_seconds=(0.0, 0.1),
+            settled_seconds=3,
+        )
+        dying = asyncio.create_task(patient.complete(job, "lesson", model, request()))
+        await server.until(lambda stats: stats["in_flight"] == 1)
+        dying.cancel()
+        await asyncio.wait({dying})
+        await patient.complete(job, "lesson", model, request())
+        assert (server.stats["billed"], server.stats["paid_more_than_once"]) == (1, {})
+        (row,) = await call_rows(database, job)
+        assert (row.state, row.sends, row.lost_usd) == (Outcome.DONE, 1, 0)
+
+    async def test_a_refusal_of_a_later_send_is_no_answer_about_the_first(
+        self, database: Database, calls: PaidCalls, job: JobRef
+    ) -> None:
+        """Its answer shows up only after the second send was told to slow down: one more look, and no third send."""
+        scripted = ScriptedModel(answer=raises(unknown()))
+        with pytest.raises(ProviderError):
+            await calls.complete(job, "lesson", scripted, request())
+        busy = ProviderError("slow down", code="E.OPENAI.RATE_LIMITED", outcome=Outcome.REJECTED, retryable=True)
+        scripted.answer = raises(busy)
+        with pytest.raises(ProviderError):
+            await calls.complete(job, "lesson", scripted, request())
+        looks = len(scripted.looked)
+        scripted.find = answer
+        await calls.complete(job, "lesson", scripted, request())
+        assert (len(scripted.asked), len(scripted.looked)) == (2, looks + 1)
+        (row,) = await call_rows(database, job)
+        assert (row.state, row.sends, row.lost_usd) == (Outcome.DONE, 2, worst_case_usd(scripted, request()))
+
+    async def test_a_late_failure_does_not_undo_an_answer(
+        self, database: Database, calls: PaidCalls, job: JobRef
+    ) -> None:
+        """Of two tries at once one brings the answer home; what becomes of the other is not the call's end."""
+        scripted = ScriptedModel(answer=answer)
+        await calls.complete(job, "lesson", scripted, request())
+        async with database.tenant(job.tenant_id) as connection:
+            await CallLedger(connection).close(job, op="op-1", outcome=Outcome.REJECTED)
+        (row,) = await call_rows(database, job)
+        assert (row.state, row.settled_usd) == (Outcome.DONE, PRICE.of(answer().usage))
 
     async def test_what_is_not_found_is_sent_again(
         self, database: Database, calls: PaidCalls, job: JobRef, model: OpenAILanguageModel, server: StandInOpenAI
@@ -272,6 +362,97 @@ class TestOnce:
             await calls.complete(newer, "lesson", model, request())
         assert server.stats["arrived"] == 0
         assert await call_rows(database, job) == []
+
+
+class TestCanceled:
+    async def test_an_activity_that_was_canceled_pays_for_nothing_more(
+        self, database: Database, calls: PaidCalls, job: JobRef
+    ) -> None:
+        """Even where the cancellation was swallowed on its way."""
+        scripted = ScriptedModel(answer=answer)
+        environment = ActivityEnvironment()
+
+        async def deaf() -> None:
+            environment.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            await calls.complete(job, "lesson", scripted, request())
+
+        with pytest.raises(asyncio.CancelledError):
+            await environment.run(deaf)
+        assert scripted.asked == []
+        assert await call_rows(database, job) == []
+
+
+class TestAfterTheEnd:
+    async def test_a_call_that_was_out_still_counts(self, database: Database, calls: PaidCalls, job: JobRef) -> None:
+        """The job was over before its answer came: the cost is put right, and that is news of the job."""
+
+        async def end_first() -> None:
+            await finish_job(database, job)
+
+        scripted = EndingModel(answer=answer, before=end_first)
+        await calls.complete(job, "lesson", scripted, request())
+        row = await job_row(database, job)
+        usage = answer().usage
+        cost = PRICE.of(usage)
+        assert (row.status, row.cost_usd) == ("canceled", cost)
+        assert (row.input_tokens, row.output_tokens) == (usage.input_tokens, usage.output_tokens)
+        last = (await event_rows(database, job))[-1]
+        assert (last.type, last.seq, last.data["status"]) == ("cost.settled", row.version, "canceled")
+        assert Decimal(last.data["usd"]) == cost
+
+    async def test_one_that_cost_nothing_is_no_news(self, database: Database, calls: PaidCalls, job: JobRef) -> None:
+        async def end_first() -> None:
+            await finish_job(database, job)
+
+        nothing = Price(input_usd=Decimal(0), cached_input_usd=Decimal(0), output_usd=Decimal(0))
+        await calls.complete(job, "lesson", EndingModel(answer=answer, before=end_first, terms=nothing), request())
+        assert [event.type for event in await event_rows(database, job)] == ["job.running", "job.canceled"]
+
+    async def test_the_end_waits_for_what_is_being_settled(
+        self, database: Database, job: JobRef, model: OpenAILanguageModel
+    ) -> None:
+        """It would otherwise sum up what was there before it had to wait for the job."""
+        await reserve(database, job, model, request())
+        async with database.tenant(job.tenant_id) as connection:
+            await connection.execute(LOCK_JOB, {"id": job.job_id})
+            settled = update(provider_calls).values(state=Outcome.DONE, settled_usd=Decimal("0.5"))
+            await connection.execute(settled.where(provider_calls.c.job_id == job.job_id))
+            ending = asyncio.create_task(
+                JobTransitions(database).finish(
+                    job, status="canceled", step_status="canceled", result=None, error=None, error_code=None
+                )
+            )
+            await eventually(lambda: has_to_wait(connection), within=10)
+        await ending
+        assert (await job_row(database, job)).cost_usd == Decimal("0.5")
+
+    async def test_who_settles_waits_for_the_end(
+        self, database: Database, job: JobRef, model: OpenAILanguageModel
+    ) -> None:
+        """He would otherwise take the job for one that goes on, and leave the sum to it."""
+        await reserve(database, job, model, request())
+        async with database.tenant(job.tenant_id) as connection:
+            values = {"status": "canceled", "finished_at": func.now()}
+            await JobRepository(connection).record(job_id=job.job_id, event="job.canceled", values=values)
+            settling = asyncio.create_task(
+                CallDesk(database).settle(
+                    job, op="op-1", part="call/op-1", answer={}, usage=TokenUsage(), cost_usd=Decimal("0.5")
+                )
+            )
+            await eventually(lambda: has_to_wait(connection), within=10)
+        await settling
+        assert (await job_row(database, job)).cost_usd == Decimal("0.5")
+
+
+class TestPauses:
+    """How long a call is looked for, by how long nothing was heard of it."""
+
+    @pytest.mark.parametrize(("quiet", "in_all"), [(0.0, 200.0), (100.0, 100.0), (1_000.0, 33.0)])
+    def test_until_it_must_have_ended(self, quiet: float, in_all: float) -> None:
+        pauses = list(look_pauses((0.0, 3.0, 10.0, 20.0), quiet_seconds=quiet, settled_seconds=200.0))
+        assert (pauses[0], sum(pauses), max(pauses)) == (0.0, in_all, 20.0)
 
 
 class TestRefusedSends:

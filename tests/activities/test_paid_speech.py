@@ -1,6 +1,7 @@
 """Paid speech on a real ledger, against the stand-in over a socket. Judged by the stand-in's history: that is paid."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import select
+from temporalio.testing import ActivityEnvironment
 
 from activities.generation.costs import CostWatch
 from activities.media.paid_speech import PaidSpeech, PieceWish
@@ -175,6 +177,23 @@ class TestOnce:
         (row,) = await call_rows(database, job)
         paid = sum((TERMS.cost_of(len(take.text)) for take in standin.studio.takes), Decimal(0))
         assert row.settled_usd + row.lost_usd >= paid
+
+    async def test_a_canceled_activity_pays_nothing(
+        self, database: Database, calls: PaidSpeech, job: JobRef, voice: ElevenLabsSpeech, standin: StandInElevenLabs
+    ) -> None:
+        """Even where the cancellation was swallowed on its way."""
+        environment = ActivityEnvironment()
+
+        async def deaf() -> None:
+            environment.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            await calls.speak(job, voice, wish())
+
+        with pytest.raises(asyncio.CancelledError):
+            await environment.run(deaf)
+        assert standin.requests == []
+        assert await call_rows(database, job) == []
 
     async def test_a_finished_job_pays_nothing(
         self, database: Database, calls: PaidSpeech, job: JobRef, voice: ElevenLabsSpeech, standin: StandInElevenLabs

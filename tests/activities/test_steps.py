@@ -16,7 +16,7 @@ from activities.steps import StepKeeper, input_hash
 from core.database import Database
 from core.ids import new_id
 from domain.artifacts import Artifact, ArtifactRole
-from domain.errors import BudgetExceeded, DatabaseUnavailable, Outcome, ProviderError, Superseded
+from domain.errors import BudgetExceeded, CycleBusy, DatabaseUnavailable, Outcome, ProviderError, Superseded
 from domain.jobs import JobRef, StepPlan
 from repositories.steps import FinishedPart
 from tests.support.job_rows import (
@@ -316,6 +316,35 @@ class TestTrouble:
             await run(keeper, job, failing(slow_down(90)))
         assert caught.value.next_retry_delay == timedelta(seconds=90)
         await self.expect_retry(database, job, attempt=1, seconds=90)
+
+    async def test_a_short_time_named_again_and_again_does_not_use_up_the_attempts(
+        self, keeper: StepKeeper, job: JobRef
+    ) -> None:
+        """It is the least: with the pauses of the policy thirty tries last about half an hour."""
+        pauses = []
+        for attempt in range(1, 30):
+            with pytest.raises(ApplicationError) as caught:
+                await run(keeper, job, failing(slow_down(0.04)), attempt=attempt)
+            assert caught.value.next_retry_delay is not None
+            pauses.append(caught.value.next_retry_delay.total_seconds())
+        assert pauses[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
+        assert 20 * 60 < sum(pauses) < 40 * 60
+
+    async def test_a_pause_of_our_own_is_kept_as_it_is(self, keeper: StepKeeper, job: JobRef) -> None:
+        """Whoever waits for a turn here knows how often to look."""
+        busy = CycleBusy("another cycle is at work", retry_after=timedelta(seconds=2))
+        with pytest.raises(ApplicationError) as caught:
+            await run(keeper, job, failing(busy), attempt=9)
+        assert caught.value.next_retry_delay == timedelta(seconds=2)
+
+    async def test_pauses_have_an_end_where_tries_have_none(
+        self, keeper: StepKeeper, job: JobRef, database: Database
+    ) -> None:
+        """After days of trying a power of two is larger than any number there is."""
+        with pytest.raises(ApplicationError) as caught:
+            await run(keeper, job, failing(slow_down()), attempt=5_000, policy=TURN["retry_policy"])
+        assert caught.value.type == "E.OPENAI.RATE_LIMITED"
+        await self.expect_retry(database, job, attempt=5_000, seconds=30)
 
     async def expect_retry(self, database: Database, job: JobRef, *, attempt: int, seconds: int) -> None:
         """Step, job and event agree on what went wrong and when it is tried again."""

@@ -16,7 +16,14 @@ from core.database import Database
 from services.tenants import Scope, TenantService
 from tests.api.conftest import MakeFront, MakeSettings, running
 from tests.api.support import NOOP, Front, client_of, problem_of
-from tests.support.job_rows import add_running_job
+from tests.api.test_approvals import waiting_course
+from tests.api.test_federated import digest as content_digest
+from tests.api.test_federated import enrol, make_model
+from tests.api.test_media import add_render
+from tests.api.test_publishing import at, connect, offer
+from tests.api.test_schedules import make as make_schedule
+from tests.support.course_trees import add_course
+from tests.support.round_rows import add_open_round
 from tests.support.saving import bring_home, dead_letters, message
 from tests.support.waiting import eventually
 
@@ -170,7 +177,8 @@ class TestRevocation:
 
 _SEEN: Final = {"If-Match": f'"{"0" * 64}"'}
 _SENT: Final[dict[tuple[str, str], dict[str, Any]]] = {
-    ("PUT", "/api/v1/jobs/{job_id}/outline"): {
+    ("GET", "/jobs/{job_id}/events"): {"headers": {"Accept": "application/json"}},
+    ("PUT", "/jobs/{job_id}/outline"): {
         "headers": _SEEN,
         "json": {
             "title": "t", "description": "d",
@@ -179,54 +187,106 @@ _SENT: Final[dict[tuple[str, str], dict[str, Any]]] = {
             ],
         },
     },
-    ("GET", "/api/v1/courses/{course_id}/diff"): {"params": {"from": "1", "to": "2"}},
-    ("POST", "/api/v1/courses/{course_id}/mix"): {
-        "json": {"base": 1, "take": [{"node": "lesson-1.1", "from": 2}]}
-    },
-    ("POST", "/api/v1/courses/{course_id}/rollback"): {"json": {"version": 1}},
-    ("PUT", "/api/v1/courses/{course_id}/nodes/{node}"): {
+    ("GET", "/courses/{course_id}/diff"): {"params": {"from": "1", "to": "2"}},
+    ("POST", "/courses/{course_id}/mix"): {"json": {"base": 1, "take": [{"node": "lesson-1.1", "from": 2}]}},
+    ("POST", "/courses/{course_id}/rollback"): {"json": {"version": 1}},
+    ("PUT", "/courses/{course_id}/nodes/{node}"): {
         "headers": _SEEN,
         "json": {
             "title": "t", "summary": "s", "key_points": ["k"], "terms": [],
             "blocks": [{"heading": "h", "paragraphs": ["p"], "bullets": []}],
         },
     },
+    ("PATCH", "/schedules/{schedule_id}"): {"json": {"priority": 1}},
+    ("POST", "/schedules/{schedule_id}/backfill"): {
+        "json": {"start_at": "2026-01-01T00:00:00Z", "end_at": "2026-01-02T00:00:00Z"}
+    },
+    ("PATCH", "/credentials/{credential_id}"): {"json": {"secret": "another"}},
+    ("POST", "/channels/{channel_id}/slots"): {"json": {"starts_at": at(days=2), "ends_at": at(days=3)}},
+    ("PATCH", "/orders/{order_id}"): {"json": {"content": {"text": "y"}}},
+    ("POST", "/orders/{order_id}/resolve"): {"json": {"decision": "give_up"}},
+    ("POST", "/renders/{render_id}/resolve"): {"json": {"decision": "wait"}},
+    ("POST", "/federated/models/{name}/predict"): {"json": {"samples": [{}]}},
+    ("PUT", "/federated/updates/{lease_id}"): {"content": b"x", "headers": content_digest(b"x")},
 }  # fmt: skip
 """What calls have to carry in order to come as far as the question whose things they are about."""
 
 
+async def things_of(
+    front: Front, app: FastAPI, database: Database, make_front: MakeFront
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """One real thing for each id that is part of a path; and the jobs that some paths mean, by how these begin."""
+    job = await waiting_course(app, database, front)
+    artifact = (await front.http.post("/artifacts", content=b"mine")).json()
+    sent = [message(dialog_id="mine"), {}]
+    batch = (await front.http.post("/records/messages?on_error=continue", json=sent)).json()["batch_id"]
+    await bring_home(database, front.tenant_id)
+    [letter] = await dead_letters(database, front.tenant_id)
+    course = await add_course(database, app.state.services.store, front.tenant_id)
+    for text in ("The moon pulls.", "The sun pulls as well."):
+        await course.write_lesson(1, f"Moon: {text}")
+        await course.freeze()
+    channel = await connect(front, database)
+    slot_id = await offer(front, channel)
+    order = (await front.http.post("/orders", json={"slot_id": slot_id, "content": {"text": "x"}})).json()
+    items = [{"offset_seconds": 0, "content": {"text": "x"}}]
+    wish = {"channel_id": channel["id"], "starts_at": at(hours=3), "items": items}
+    sequence = (await front.http.post("/sequences", json=wish)).json()
+    endpoint = (await front.http.post("/webhooks/endpoints", json={"url": "https://example.org/"})).json()
+    called_back = await front.post(callback_url="https://example.org/hook")
+    deliveries = (await front.http.get(f"/webhooks/deliveries?job_id={called_back['id']}")).json()["items"]
+    model = await make_model(front)
+    cycle_id = await add_open_round(database, front.tenant_id, model=model["name"], goal=1)
+    async with await enrol(front, make_front, app) as device:
+        lease = (await device.post("/federated/leases")).json()
+    ids = {
+        "job_id": str(job.job_id),
+        "artifact_id": artifact["id"],
+        "collection": "messages",
+        "batch_id": batch,
+        "letter_id": str(letter.id),
+        "dialog_id": "mine",
+        "course_id": str(course.id),
+        "node": "lesson-1.1",
+        "number": "1",
+        "schedule_id": (await make_schedule(front))["id"],
+        "credential_id": channel["credential_id"],
+        "channel_id": channel["id"],
+        "slot_id": slot_id,
+        "order_id": order["id"],
+        "render_id": str(await add_render(database, front.tenant_id, state="stuck")),
+        "endpoint_id": endpoint["id"],
+        "delivery_id": deliveries[0]["id"],
+        "name": model["name"],
+        "lease_id": lease["id"],
+        "sha256": lease["base_sha256"],
+    }
+    jobs = {"/federated/cycles/": {"job_id": str(cycle_id)}, "/sequences/": {"job_id": sequence["id"]}}
+    return ids, jobs
+
+
 class TestOtherTenants:
     async def test_every_id_of_somebody_else_is_404(
-        self, app: FastAPI, front: Front, other: Front, database: Database
+        self, app: FastAPI, front: Front, other: Front, database: Database, make_front: MakeFront
     ) -> None:
-        """Each route with an id in it, with the ids of another tenant's real job, artifact and records."""
-        job = await add_running_job(database, front.tenant_id)
-        artifact = (await front.http.post("/artifacts", content=b"mine")).json()
-        sent = [message(dialog_id="mine"), {}]
-        batch = (await front.http.post("/records/messages?on_error=continue", json=sent)).json()["batch_id"]
-        await bring_home(database, front.tenant_id)
-        [letter] = await dead_letters(database, front.tenant_id)
-        ids = {
-            "{job_id}": str(job.job_id), "{artifact_id}": artifact["id"], "{collection}": "messages",
-            "{batch_id}": batch, "{letter_id}": str(letter.id), "{dialog_id}": "mine", "{course_id}": str(job.job_id),
-            "{node}": "lesson-1.1",
-        }  # fmt: skip
-        with_id = [
-            (method, path)
-            for method, path in calls(app)
-            if "{" in path.replace("{collection}", "") and path not in _PUBLIC
-        ]
-        assert len(with_id) >= 11
-        for method, path in with_id:
-            url = path
-            for name, value in ids.items():
-                url = url.replace(name, value)
-            answer = await other.http.request(method, f"http://longhaul{url}", **_SENT.get((method, path), {}))
-            assert answer.status_code == 404, (method, path, answer.text)
+        """Each route with an id in it, with the ids of another tenant's real things: they are there for their owner."""
+        ids, jobs = await things_of(front, app, database, make_front)
+        found = [(method, path.removeprefix("/api/v1")) for method, path in calls(app) if path not in _PUBLIC]
+        with_id = [(method, path) for method, path in found if "{" in path.replace("{collection}", "")]
+        assert len(with_id) >= 55
+        assert set(_SENT) <= set(with_id)
+        # What is deleted by its owner is there for nobody, so that comes last.
+        for method, path in sorted(with_id, key=lambda call: call[0] == "DELETE"):
+            meant = next((more for start, more in jobs.items() if path.startswith(start)), {})
+            url = path.format_map(ids | meant)
+            carried = _SENT.get((method, path), {})
+            refused = await other.http.request(method, url, **carried)
+            assert refused.status_code == 404, (method, path, refused.text)
             if method != "HEAD":
-                problem_of(answer, 404, "E.NOT_FOUND")
-        accept = {"Accept": "application/json"}
-        assert (await other.http.get(f"/jobs/{job.job_id}/events", headers=accept)).status_code == 404
+                problem_of(refused, 404, "E.NOT_FOUND")
+            served = await front.http.request(method, url, **carried)
+            assert served.status_code not in {404, 500}, (method, path, served.text)
+        assert (await other.http.get(f"/jobs/{ids['job_id']}/events")).status_code == 404
 
     async def test_lists_hold_only_ones_own(self, front: Front, other: Front) -> None:
         await front.post(labels={"x": "1"})

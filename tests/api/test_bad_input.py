@@ -63,6 +63,7 @@ async def nothing_stored(front: Front, database: Database) -> AsyncIterator[None
         (course(topic="a\nb"), "/input/topic"),
         (course(modules="three"), "/input/modules"),
         (course(modules=10**30), "/input/modules"),
+        (course(provider="openai", modules=50, lessons_per_module=4), "/input/modules"),
         (course(budget_usd=-1), "/input/budget_usd"),
         (course(language="klingonese"), "/input/language"),
         (course(sources=[{"name": "a.md", "text": ""}]), "/input/sources/0/text"),

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,6 +15,8 @@ from api.hub import EventHub, Watch
 from api.schemas import EventPage
 from core.database import Database
 from repositories.jobs import JobReader
+from services.stack.postgres import EmbeddedPostgres
+from services.tenants import TenantService
 from tests.api.conftest import MakeFront
 from tests.api.support import Front, Serving, SseEvent, pointers, problem_of, read_events, record, sequence_of
 from tests.support.life import superuser
@@ -205,6 +208,94 @@ class TestStream:
                 query = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'longhaul-listen'")
                 listening = (await connection.execute(query)).scalar_one()
         assert listening <= 2  # this server's, and that of the application in process
+
+
+class TestEndOfTheKey:
+    """Who may not ask any more does not go on hearing either."""
+
+    async def to_the_end(self, front: Front, job_id: str, then: Callable[[], Awaitable[None]]) -> list[int]:
+        """The events of a stream that has a second to end after something has happened."""
+        seen = []
+        async with asyncio.timeout(10), streaming(front, job_id) as answer:
+            events = read_events(answer)
+            seen.append((await anext(events)).id)
+            await then()
+            async with asyncio.timeout(1):
+                seen += [event.id async for event in events]
+        return seen
+
+    async def test_revoked(self, live: Front, database: Database, tenants: TenantService) -> None:
+        job = await live.post()
+
+        async def revoke() -> None:
+            await tenants.revoke_key(live.prefix)
+            await record(database, live.tenant_id, job["id"], "running")
+
+        assert await self.to_the_end(live, job["id"], revoke) == [1]
+        problem_of(await live.http.get(f"/jobs/{job['id']}/events", headers=STREAM), 401)
+
+    async def test_other_keys_go_on(
+        self, live: Front, database: Database, tenants: TenantService, make_front: MakeFront, served: Serving
+    ) -> None:
+        second = await make_front(on=served.url, of=live)
+        job = await live.post()
+
+        async def revoke_the_second() -> None:
+            await tenants.revoke_key(second.prefix)
+            await record(database, live.tenant_id, job["id"], "succeeded")
+
+        assert await self.to_the_end(live, job["id"], revoke_the_second) == [1, 2]
+
+    async def test_expired(self, make_front: MakeFront, served: Serving, database: Database) -> None:
+        front = await make_front(on=served.url, expires_at=datetime.now(UTC) + timedelta(seconds=2))
+        job = await front.post()
+
+        async def expire() -> None:
+            await eventually(lambda: front.http.get("/jobs"), lambda answer: answer.status_code == 401)
+            await record(database, front.tenant_id, job["id"], "running")
+
+        assert await self.to_the_end(front, job["id"], expire) == [1]
+
+    async def test_revoked_while_nobody_listened(self, live: Front, postgres: EmbeddedPostgres) -> None:
+        """What was not announced to this process is found once it listens again."""
+        job = await live.post()
+        async with asyncio.timeout(20), streaming(live, job["id"]) as answer:
+            events = read_events(answer)
+            assert (await anext(events)).id == 1
+            with superuser(postgres) as connection:
+                connection.execute("UPDATE api_keys SET revoked_at = now() WHERE prefix = %s", (live.prefix,))
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'longhaul-listen'"
+                )
+            assert [event.id async for event in events] == []
+
+    async def test_revoked_between_the_door_and_the_stream(
+        self, live: Front, served: Serving, tenants: TenantService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The announcement comes when the stream is not there yet to be ended by it."""
+        job = await live.post()
+        services = served.app.state.services
+        reader = services.reader.get_version
+
+        async def revoke_first(*where: Any) -> Any:
+            version = await reader(*where)
+            await tenants.revoke_key(live.prefix)
+            await eventually(_true_of(lambda: live.prefix not in services.authenticator._verified))
+            return version
+
+        monkeypatch.setattr(services.reader, "get_version", revoke_first)
+        problem_of(await live.http.get(f"/jobs/{job['id']}/events", headers=STREAM), 401)
+
+    async def test_a_long_poll_tells_nothing_either(
+        self, live: Front, database: Database, tenants: TenantService, served: Serving
+    ) -> None:
+        job = await live.post()
+        polling = asyncio.create_task(live.http.get(f"/jobs/{job['id']}", params={"wait": 10}))
+        hub = served.app.state.services.hub
+        await eventually(_true_of(lambda: any(channel.bells for channel in hub._channels.values())))
+        await tenants.revoke_key(live.prefix)
+        await record(database, live.tenant_id, job["id"], "running")
+        problem_of(await polling, 401, "E.AUTH.INVALID")
 
 
 class TestWatch:

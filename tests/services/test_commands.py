@@ -156,6 +156,44 @@ class TestTemporalAway:
             assert await life.events(job_id) == ["job.queued", "job.waiting", "job.running", "job.succeeded"]
 
 
+class TestPausedBeforeItBegan:
+    """Whatever it waits for besides, a job that a person paused says so."""
+
+    async def paused(self, life: Life, job_id: UUID) -> None:
+        await life.service.act(life.tenant_id, job_id, JobAction.PAUSE)
+
+    async def test_its_time_comes(self, unserved: Life) -> None:
+        job_id = await unserved.start(start_at=soon(3_600))
+        await self.paused(unserved, job_id)
+        unserved.pass_time(job_id, seconds=7_200)
+        await unserved.dispatcher().dispatch_once()
+        row = await unserved.row(job_id)
+        assert row.admitted_at is not None
+        assert row.waiting_on["kind"] == "paused"
+
+    async def test_a_slot_becomes_free(self, unserved: Life) -> None:
+        service = unserved.service_with(unserved.sender, max_running=1)
+        await unserved.start(service=service)
+        job_id = await unserved.start(service=service)
+        await self.paused(unserved, job_id)
+        for most in (1, 2):
+            unserved.pass_time(job_id)
+            await unserved.dispatcher(max_running=most).dispatch_once()
+            row = await unserved.row(job_id)
+            assert (row.admitted_at is not None, row.waiting_on["kind"]) == (most == 2, "paused")
+        assert await unserved.events(job_id) == ["job.queued", "job.paused", "job.admitted"]
+
+    async def test_temporal_is_away(self, unserved: Life) -> None:
+        job_id = await unserved.start(service=unserved.without_fast_path())
+        await self.paused(unserved, job_id)
+        nobody = await connect(f"127.0.0.1:{free_port()}", namespace="default", converter=create_data_converter(None))
+        unserved.pass_time(job_id)
+        await unserved.dispatcher(CommandSender(nobody, timeout=timedelta(seconds=1))).dispatch_once()
+        start, *_ = await unserved.commands(job_id)
+        assert (start.tries, bool(start.last_error)) == (1, True)
+        assert (await unserved.row(job_id)).waiting_on["kind"] == "paused"
+
+
 class TestTheRequestThatDied:
     async def test_a_dispatcher_starts_the_job_after_the_lease(self, life: Life) -> None:
         job_id = await life.start("diagnostics.noop", service=life.without_fast_path())

@@ -1,11 +1,16 @@
-from typing import Annotated
+from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from pydantic import Field, ValidationError
 
+from core.database import Database
+from core.store import ArtifactStore
 from domain.errors import InvalidInput
 from domain.generation import ArtifactSource, CourseInput, InlineSource
+from domain.generation_plan import most_lessons, outline_tokens
 from domain.model import Frozen
+from services.generation import course_kind
 from services.kinds import JobKind, KindRegistry, field_faults, parse_input
 from tests.support.life import kinds_on
 
@@ -116,3 +121,40 @@ class TestPointer:
         with pytest.raises(ValidationError) as fault:
             Inner.model_validate(data)
         assert field_faults(fault.value, data, below="/jobs/3")[0].pointer == "/jobs/3/count"
+
+
+class TestOutlinesThatFit:
+    """Into one answer of the model: what does not would fail after it was acknowledged."""
+
+    @pytest.mark.parametrize("tokens", [1, 1_000, 1_159, 1_160, 4_096, 32_768, 100_000])
+    def test_as_many_lessons_as_there_is_room_for(self, tokens: int) -> None:
+        most = most_lessons(tokens)
+        assert most == 0 or outline_tokens(most) <= tokens
+        assert outline_tokens(most + 1) > tokens
+
+    @pytest.mark.parametrize(
+        ("changes", "fits"),
+        [
+            ({"lessons_per_module": 33}, True),
+            ({"lessons_per_module": 34}, False),
+            ({"lessons_per_module": 34, "provider": "offline"}, True),
+            ({"lessons_per_module": 50, "model": "large"}, True),
+            ({"lessons_per_module": 4, "model": "small"}, False),
+        ],
+    )
+    async def test_by_the_model_that_is_asked(
+        self, database: Database, store: ArtifactStore, tenant_id: UUID, *, changes: dict[str, Any], fits: bool
+    ) -> None:
+        asked = course_kind(
+            database, store, default_model="usual", most_output_tokens={"large": 65_536, "small": 4_096}
+        )
+        sources = (InlineSource(name="a.md", text="The moon pulls the sea."),)
+        wish = {"topic": "t", "provider": "openai", "modules": 6, "sources": sources, **changes}
+        wanted = CourseInput.model_validate(wish)
+        assert asked.check is not None
+        if fits:
+            await asked.check(tenant_id, wanted)
+            return
+        with pytest.raises(InvalidInput) as refused:
+            await asked.check(tenant_id, wanted)
+        assert [fault.pointer for fault in refused.value.faults] == ["/input/modules"]

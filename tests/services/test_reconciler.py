@@ -1,6 +1,7 @@
 import asyncio
 import subprocess
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -11,8 +12,9 @@ from temporalio.client import WorkflowExecutionStatus
 
 from core.ids import new_id
 from core.metrics import WorkerMetrics
+from domain.generation import TokenUsage
 from domain.jobs import JobAction, JobRef, StepStatus
-from repositories.generation import ResponseCache
+from repositories.generation import CallDesk, NewCall, ResponseCache
 from repositories.steps import StepRepository
 from repositories.workers import WorkerRepository
 from services.jobs import JobRequest
@@ -97,6 +99,21 @@ class TestEnds:
         assert row.error["title"] == "The workflow was terminated by an operator"
         assert row.finished_at is not None
         assert await life.events(job_id) == ["job.queued", "job.running", "job.failed"]
+
+    async def test_what_it_has_cost_is_summed_up(self, life: Life) -> None:
+        """Nobody else does once the workflow is gone."""
+        job_id = await life.start_running()
+        job = JobRef(job_id=job_id, tenant_id=life.tenant_id, kind="test.hold")
+        desk = CallDesk(life.database)
+        await desk.reserve(job, NewCall("op", "step", "scripted", "m", Decimal(1)), budgeted=False)
+        usage = TokenUsage(input_tokens=7, output_tokens=5)
+        await desk.settle(job, op="op", part="call/op", answer={}, usage=usage, cost_usd=Decimal("0.25"))
+        assert (await life.row(job_id)).cost_usd == 0
+        await life.handle(job_id).terminate()
+        await shown_as(life, job_id, WorkflowExecutionStatus.TERMINATED)
+        await reconciler(life).sweep()
+        row = await life.row(job_id)
+        assert (row.status, row.cost_usd, row.input_tokens, row.output_tokens) == ("failed", Decimal("0.25"), 7, 5)
 
     async def test_canceled_from_the_command_line(self, life: Life, temporal_server: EmbeddedTemporal) -> None:
         """The workflow hears it and writes its end down itself; the sweep finds nothing to correct."""

@@ -62,6 +62,8 @@ class RunningStack:
             "LONGHAUL_OPENAI_API_KEY": "stand-in",
             "LONGHAUL_RECONCILE_INTERVAL_SECONDS": "2",
             "LONGHAUL_RATE_LIMIT": "1000000/minute",
+            # A call that may have been lost with its worker is looked for a little longer than this.
+            "LONGHAUL_HTTP_READ_TIMEOUT_SECONDS": "10",
             "DATABASE_URL": self.postgres.runtime_url,
             "DATABASE_MIGRATION_URL": self.postgres.superuser_url,
             **self.overrides,

@@ -1,8 +1,10 @@
 """Courses from start to end: with the real activities on real servers, and with doubles where order matters."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -258,6 +260,24 @@ class TestFailure:
             doubles.let_go()
             await handle.result()
         assert records.ends[0].error_code == "E.JOB.TERMINATED"
+
+
+class TestPatience:
+    async def test_a_provider_that_asks_for_a_moment_again_and_again_is_given_more(self, courses: Courses) -> None:
+        """What it names is the least: by its moments alone thirty tries would be over within seconds."""
+        courses.model.answers["outline"] = ProviderError(
+            "slow down", code="E.OPENAI.RATE_LIMITED", outcome=Outcome.REJECTED, retryable=True,
+            retry_after=timedelta(milliseconds=40),
+        )  # fmt: skip
+        clock = asyncio.get_running_loop().time
+        job = await courses.start(modules=1, lessons=1)
+        await courses.until(lambda: len(courses.model.asked) >= 1)
+        first = clock()
+        await courses.until(lambda: len(courses.model.asked) >= 3)
+        assert clock() - first > 2.5  # a second, and two more
+        del courses.model.answers["outline"]
+        await courses.until_status(job, "succeeded")
+        assert courses.model.asked.count("outline") <= 4
 
 
 class TestRetry:

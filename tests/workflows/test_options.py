@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import pytest
 
+from activities.generation.calls import SETTLING_MARGIN_SECONDS
+from core.settings import Settings
 from workflows import options
 
 ROOM: Final = Path(options.__file__).parent
@@ -77,6 +79,12 @@ class TestPresets:
         policy = PRESETS[name]["retry_policy"]
         assert policy.maximum_interval is not None
         assert policy.initial_interval <= policy.maximum_interval <= MINUTE
+
+    def test_a_call_in_doubt_leaves_room_for_those_that_follow(self) -> None:
+        """An answer is looked for, asked for and repaired in one run, with a wait for a slot before each call."""
+        silence = Settings(_env_file=None).http_read_timeout_seconds
+        longest = (silence + SETTLING_MARGIN_SECONDS) + 2 * (silence + silence)
+        assert options.MODEL_CALL["start_to_close_timeout"] > timedelta(seconds=longest)
 
     def test_records_are_never_given_up(self) -> None:
         """How a job ended is written down however long the database is away."""
