@@ -317,7 +317,8 @@ class ProviderError(LonghaulError):
     """An outside system failed. ``outcome`` says whether the effect may have happened all the same.
 
     ``code`` has the form ``E.<PROVIDER>.<REASON>``. Only NOT_SENT, and an explicit "not now" from the other
-    side, may be tried again blindly; UNKNOWN has to be reconciled first.
+    side, may be tried again blindly; UNKNOWN has to be reconciled first. ``ended`` says that the other side has spoken
+    itself, so that it is not at work on the effect any more.
     """
 
     def __init__(
@@ -328,11 +329,13 @@ class ProviderError(LonghaulError):
         outcome: Outcome,
         retryable: bool,
         retry_after: timedelta | None = None,
+        ended: bool = False,
     ) -> None:
         super().__init__(detail, retry_after=retry_after)
         self.code = code
         self.outcome = outcome
         self.may_retry = retryable
+        self.ended = ended
 
 
 class SpeechUnavailable(LonghaulError):

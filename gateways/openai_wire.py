@@ -145,6 +145,9 @@ _BY_STATUS: Final[Mapping[int, _Verdict]] = {
     429: _NOT_NOW,
 }
 
+_OWN_FAULTS: Final = frozenset({500, 503})
+"""Of the server itself. What stands between may say 502 or 504 while the server is still at work."""
+
 
 def _judge(response: httpx.Response, content: bytes | None) -> Reply:
     """Return the JSON of a good answer; raises ProviderError for any other."""
@@ -165,6 +168,7 @@ def _judge(response: httpx.Response, content: bytes | None) -> Reply:
         outcome=outcome,
         retryable=may_retry,
         retry_after=_retry_after(response.headers, rate_limited=code == _RATE_LIMITED) if may_retry else None,
+        ended=response.status_code in _OWN_FAULTS,
     )
 
 

@@ -27,6 +27,7 @@ _before: Final = (
         provider_calls.c.reserved_usd,
         provider_calls.c.lost_usd,
         provider_calls.c.created_at,
+        provider_calls.c.ended,
         (func.clock_timestamp() - provider_calls.c.updated_at).label("quiet_for"),
         jobs.c.budget_usd,
         jobs.c.attempt,
@@ -49,7 +50,7 @@ _reserve: Final = text(
     INSERT INTO provider_calls AS call (tenant_id, job_id, op, step, provider, model, state, reserved_usd)
     VALUES (:tenant_id, :job_id, :op, :step, :provider, :model, 'sending', :reserved_usd)
     ON CONFLICT (tenant_id, job_id, op) DO UPDATE
-    SET state = 'sending', reserved_usd = excluded.reserved_usd, sends = call.sends + 1, updated_at = now(),
+    SET state = 'sending', reserved_usd = excluded.reserved_usd, sends = call.sends + 1, updated_at = now(), ended = false,
         lost_usd = call.lost_usd + CASE WHEN call.state IN ('sending', 'unknown') THEN call.reserved_usd ELSE 0 END
     WHERE call.state <> 'done'
     RETURNING op
@@ -149,8 +150,8 @@ class CallDesk:
     async def get_before(self, job: JobRef, op: str) -> AnyRow:
         """What is to be known before a call: its ``state`` (None: never reserved) and the job's ``budget_usd``.
 
-        Also when it was first reserved, for how much, what sends of unknown outcome may have cost, and for how long
-        nothing was heard of it (``quiet_for``).
+        Also when it was first reserved, for how much, what sends of unknown outcome may have cost, for how long
+        nothing was heard of it (``quiet_for``), and whether its provider has ``ended`` the latest.
 
         Raises Superseded where the job is finished or a newer attempt has taken over.
         """
@@ -180,10 +181,10 @@ class CallDesk:
                 )
         return True
 
-    async def close(self, job: JobRef, *, op: str, outcome: Outcome) -> None:
-        """The call did not come back with an answer."""
+    async def close(self, job: JobRef, *, op: str, outcome: Outcome, ended: bool = False) -> None:
+        """The call did not come back with an answer; ``ended``: its provider is not at work on it any more."""
         async with self._database.tenant(job.tenant_id) as connection:
-            await CallLedger(connection).close(job, op=op, outcome=outcome)
+            await CallLedger(connection).close(job, op=op, outcome=outcome, ended=ended)
 
     async def settle(
         self, job: JobRef, *, op: str, part: str, answer: dict[str, Any], usage: TokenUsage, cost_usd: Decimal
@@ -238,7 +239,7 @@ class CallLedger:
         """
         return (await self._connection.execute(*call.reservation(job))).one_or_none() is not None
 
-    async def close(self, job: JobRef, *, op: str, outcome: Outcome) -> None:
+    async def close(self, job: JobRef, *, op: str, outcome: Outcome, ended: bool = False) -> None:
         """The call did not come back with an answer. Where another try of it did, that stands."""
         await self._connection.execute(
             update(provider_calls)
@@ -247,7 +248,7 @@ class CallLedger:
                 provider_calls.c.op == op,
                 provider_calls.c.state != Outcome.DONE,
             )
-            .values(updated_at=func.now(), state=outcome)
+            .values(updated_at=func.now(), state=outcome, ended=ended)
         )
 
 

@@ -102,7 +102,7 @@ class PaidCalls:
             yield from look_pauses(
                 self._look_pauses_seconds,
                 quiet_seconds=before.quiet_for.total_seconds(),
-                settled_seconds=self._settled_seconds,
+                settled_seconds=0.0 if before.ended else self._settled_seconds,
             )
         elif before.lost_usd:
             # What was said to a later send is no answer about an earlier one. That must have ended: one look tells.
@@ -112,7 +112,7 @@ class PaidCalls:
         try:
             return await model.complete(request=request)
         except ProviderError as error:
-            await self._desk.close(job, op=request.op, outcome=error.outcome)
+            await self._desk.close(job, op=request.op, outcome=error.outcome, ended=error.ended)
             self._metrics.count_model_call(provider=model.name, model=request.model, outcome=error.outcome.value)
             raise
 

@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -35,6 +36,7 @@ provider_calls: Final = Table(
     Column("output_tokens", BigInteger),
     Column("lost_usd", Money, nullable=False, server_default=text("0")),
     Column("sends", Integer, nullable=False, server_default=text("1")),
+    Column("ended", Boolean, nullable=False, server_default=text("false")),
     Column("created_at", Moment, nullable=False, server_default=now),
     Column("updated_at", Moment, nullable=False, server_default=now),
     PrimaryKeyConstraint("tenant_id", "job_id", "op"),

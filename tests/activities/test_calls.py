@@ -250,6 +250,22 @@ class TestOnce:
         (row,) = await call_rows(database, job)
         assert (row.state, row.sends, row.lost_usd) == (Outcome.DONE, 1, 0)
 
+    async def test_a_call_that_its_provider_has_ended_is_not_waited_for(
+        self, database: Database, job: JobRef, model: OpenAILanguageModel, server: StandInOpenAI
+    ) -> None:
+        """It said itself that it failed, so whatever there is of an answer is there by now."""
+        server.play(Rule(action="status_500_before", times=1))
+        patient = PaidCalls(
+            database, StepKeeper(database), WorkerMetrics(CollectorRegistry()), CallSlots(20),
+            look_pauses_seconds=(0.0,), settled_seconds=3_600,
+        )  # fmt: skip
+        with pytest.raises(ProviderError):
+            await patient.complete(job, "lesson", model, request())
+        async with asyncio.timeout(60):
+            await patient.complete(job, "lesson", model, request())
+        (row,) = await call_rows(database, job)
+        assert (row.state, row.sends, row.ended) == (Outcome.DONE, 2, False)
+
     async def test_a_refusal_of_a_later_send_is_no_answer_about_the_first(
         self, database: Database, calls: PaidCalls, job: JobRef
     ) -> None:
