@@ -157,7 +157,7 @@ class TestShown:
                 assert str(first.id) in asked.detail
         await studio.desk.close(films[0], Close.ABANDONED, "E.VIDEO.GIVEN_UP")
         assert str(second.id) in (await shown())["detail"]
-        await studio.desk.close(films[1], Close.WAITING)
+        await studio.desk.close(films[1], Close.WAITING, None)
         assert await shown() is None
         await another_part(studio, keeper, job, "lesson-1.4")
         assert await shown() is None
