@@ -265,7 +265,8 @@ def lesson_works(node: str, tree: Mapping[str, TreeNode], wanted: CourseInput) -
         parts = asked
     else:
         first = kind_of(whole_of(node))
-        parts = (first, *(other for other in made_from(first) if other in asked))
+        filmed = wanted.video is not None and wanted.video.films_slides
+        parts = (first, *(other for other in made_from(first, slides_are_filmed=filmed) if other in asked))
     lessons = (
         [key for key, found in tree.items() if found.kind is NodeKind.LESSON and belongs_to(key, node)]
         if kind is NodeKind.MODULE
@@ -294,7 +295,7 @@ def wanted_kinds(wanted: CourseInput) -> tuple[NodeKind, ...]:
     asked = {NodeKind(part) for part in lesson_parts(wanted)}
     asked |= {NodeKind.AUDIO} if wanted.speech is not None else set()
     asked |= {NodeKind.VIDEO} if wanted.video is not None else set()
-    return tuple(kind for kind in made_from(NodeKind.LESSON) if kind in asked)
+    return tuple(kind for kind in made_from(NodeKind.LESSON, slides_are_filmed=True) if kind in asked)
 
 
 def _followers(lessons: Iterable[LessonWork]) -> list[str]:
