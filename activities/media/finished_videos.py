@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from decimal import Decimal
+from uuid import UUID
 
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,10 +20,10 @@ from domain.generation import MediaRef
 from domain.media import MediaNote
 from domain.video import RenderState
 from repositories.artifacts import ArtifactRepository
-from repositories.courses import revision_statement
+from repositories.courses import CourseRepository, revision_statement
 from repositories.renders import RenderRepository
 from repositories.rows import AnyRow
-from repositories.steps import StepResultRepository
+from repositories.steps import StepRepository, StepResultRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +122,19 @@ class FinishedVideos:
             settled_at=func.now(), error_code=None,
         )  # fmt: skip
         await renders.settle(row, outcome=Outcome.DONE, cost_usd=body.cost_usd)
+
+    async def take_over(self, connection: AsyncConnection, film: Film) -> bool:
+        """Remember the video that another job of the course has made from the same things, if there is one."""
+        courses, memory = CourseRepository(connection), StepResultRepository(connection)
+        await memory.inherit(film.job, [film.key], jobs=await courses.get_makers(film.course_id))
+        kept = await memory.get_or_none(film.job, film.key, film.digest)
+        if kept is None:
+            return False
+        if film.job.job_id == film.course_id:
+            # Section jobs put what they have into the tree at their end; who made this one may never come that far.
+            made = await courses.get_by_artifact(film.course_id, [UUID(kept["artifact_id"])])
+            (revision,) = await courses.get_revisions(film.course_id, list(made.values()))
+            facts = revision.model_dump(include=set(NodeMade.model_fields)) | {"calls": 0, "cost_usd": Decimal(0)}
+            await connection.execute(*revision_statement(film.job, film.course_id, NodeMade.model_validate(facts)))
+        await StepRepository(connection).advance(film.job, film.step)
+        return True

@@ -108,20 +108,30 @@ class RenderDesk:
 
     # --- planned ------------------------------------------------------------------------------------
 
-    async def plan(self, film: Film, wish: FilmWish, *, workflow_id: str) -> Planned:
+    async def plan(self, film: Film, wish: FilmWish, *, workflow_id: str, for_itself: bool = False) -> Planned:
         """Write down what is to be ordered and what it may cost, or take up what was ordered before.
 
-        What the job has already, of its own or taken over, is not ordered. Raises PriceUnknown before anything is
-        written.
+        What the job has already, of its own or taken over, is not ordered; nor is what another job of the course has
+        made, is having made, or has left unfetched. ``for_itself``: a person asks for this very video, and gets
+        another one where there was one. Raises PriceUnknown before anything is written.
         """
         planned = Planned(way=Way.RENDER, digest=film.digest, deadline=render_deadline(wish.script), policy=self.policy)
         async with self._keeper.effect(film.job) as connection:
             renders = RenderRepository(connection)
+            await renders.lock_part(film.course_id, film.key)
             row = await renders.get_latest(film.job, film.key, film.digest, lock=True)
             if row is None or _is_to_be_ordered_anew(row, film.job):
                 if await StepResultRepository(connection).get_or_none(film.job, film.key, film.digest) is not None:
                     return Planned(way=Way.KEPT, digest=film.digest)
                 generation = 1 if row is None else row.generation + 1
+                # A person who wants another one is not given what there is.
+                another = for_itself and await renders.stood_before(film.job, film.course_id, film.key)
+                if not another and (row is None or row.state != RenderState.REPLACED):
+                    spared = await self._spare(
+                        connection, film, planned, generation=generation, workflow_id=workflow_id
+                    )
+                    if spared is not None:
+                        return spared
                 await self._enter(connection, film, wish, generation=generation, workflow_id=workflow_id)
                 return planned
             if RenderState(row.state) not in OVER or _is_to_be_looked_at_again(row, film.job):
@@ -131,6 +141,29 @@ class RenderDesk:
         await self._leases.release(self._lease(film, row))
         way = Way.KEPT if row.state == RenderState.DONE else Way.SKIPPED
         return Planned(way=way, digest=film.digest, code=row.error_code)
+
+    async def _spare(
+        self, connection: AsyncConnection, film: Film, planned: Planned, *, generation: int, workflow_id: str
+    ) -> Planned | None:
+        """The plan where other jobs of the course have made an order needless; None where they have not."""
+        if await self._finished.take_over(connection, film):
+            return planned.model_copy(update={"way": Way.KEPT})
+        renders = RenderRepository(connection)
+        others = await renders.get_of_others(film.job, film.course_id, film.key, film.digest)
+        if any(other.is_at_work and _is_going_on(other) for other in others):
+            return planned.model_copy(update={"way": Way.WAIT})
+        left = next((other for other in others if _is_left(other)), None)
+        if left is None:
+            return None
+        await renders.hand_over(
+            left, film.job, op=_op(film, generation), generation=generation, attempt=film.job.attempt,
+            workflow_id=workflow_id, **_taken_up(left),
+        )  # fmt: skip
+        await JobRepository(connection).record(
+            job_id=film.job.job_id, attempt=film.job.attempt, event="video.taken_over",
+            data={"lesson": film.place, "render_id": str(left.id), "from_job_id": str(left.job_id)},
+        )  # fmt: skip
+        return planned
 
     async def _enter(
         self, connection: AsyncConnection, film: Film, wish: FilmWish, *, generation: int, workflow_id: str
@@ -143,7 +176,7 @@ class RenderDesk:
         await RenderRepository(connection).add({
             "id": render_id, "tenant_id": film.job.tenant_id, "job_id": film.job.job_id, "attempt": film.job.attempt,
             "part": film.key, "digest": film.digest, "generation": generation,
-            "op": input_hash("render", str(film.job.job_id), film.key, film.digest, generation),
+            "op": _op(film, generation),
             "provider": renderer.name, "engine": wish.engine, "workflow_id": workflow_id, "key": order.key,
             "title": order.title, "body": order.body, "script_seconds": seconds, "reserved_usd": reserved,
             "usd_per_minute": price.usd_per_minute,
@@ -471,6 +504,21 @@ def _doubt(detail: str, code: str) -> ProviderError:
 
 def _code(fault: ProviderError) -> str:
     return "E.HEYGEN.IN_DOUBT" if fault.code == _NO_MORE else fault.code
+
+
+def _op(film: Film, generation: int) -> str:
+    return input_hash("render", str(film.job.job_id), film.key, film.digest, generation)
+
+
+def _is_going_on(row: AnyRow) -> bool:
+    """Something still comes of it where its job is at work: one that is replaced is about to be ordered anew."""
+    state = RenderState(row.state)
+    return state not in OVER or state is RenderState.REPLACED
+
+
+def _is_left(row: AnyRow) -> bool:
+    """It may be made and paid for, and nobody waits for it any more."""
+    return bool(row.sends) and (RenderState(row.state) not in OVER or _may_be_paid(row))
 
 
 def _is_to_be_ordered_anew(row: AnyRow, job: JobRef) -> bool:
