@@ -22,7 +22,7 @@ from domain.generation import CourseInput
 from domain.generation_plan import EXPORT_STEP, lesson_parts, module_step
 from domain.jobs import JobRef
 from domain.model import Frozen
-from domain.sections import SectionInput
+from domain.sections import SectionInput, may_be_missing
 from rendering.exports import RenderedFile
 from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository
@@ -122,7 +122,7 @@ class SectionActivities:
                 course = await courses.get(wish.course_id)
                 tree = {node.key: node for node in await courses.get_tree(wish.course_id)}
                 lessons = lesson_works(wish.node, tree, wanted)
-                if wish.node not in tree or not lessons:
+                if not lessons or not (wish.node in tree or may_be_missing(wish.node, wanted)):
                     raise ContentError(f"{wish.node} is not in the course any more", code="E.GENERATION.NODE_MISSING")
                 follow = [key for key in _followers(lessons) if key != whole_of(wish.node)]
                 makers = await courses.get_makers(wish.course_id)

@@ -416,6 +416,47 @@ class TestAgain:
         assert "lesson-1.1/video" in tree
 
 
+class TestLacking:
+    """A course has succeeded without a video, and a person asks for it."""
+
+    async def test_one_that_failed_is_ordered(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID
+    ) -> None:
+        async with filming(temporal, database, store, tenant_id, policy=QUICK) as (courses, studio):
+            studio.standin.world.play = Play(seconds=0, end="failed")
+            course = await courses.start(modules=1, lessons=1, video=HEYGEN, exports=["json"])
+            await courses.until_status(course, "succeeded", within=WITHIN)
+            studio.standin.world.play = Play(seconds=0)
+            job = await section(courses, course, "lesson-1.1/video")
+            result = (await courses.until_status(job, "succeeded", within=WITHIN)).result
+            (lesson,) = (await course_of(courses, job))["modules"][0]["lessons"]
+            (row,) = await studio.rows(job)
+        assert [made["node"] for made in result["recomputed"]] == ["lesson-1.1/video"]
+        assert lesson["video"]["artifact_id"] == str(row.artifact_id)
+
+    async def test_one_that_was_given_up_is_fetched_and_not_bought_again(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID
+    ) -> None:
+        async with filming(temporal, database, store, tenant_id, policy=SOON_STUCK) as (courses, studio):
+            service = MediaService(database, TemporalWaker(temporal), webhook_secret=None)
+            studio.standin.faults.add(
+                Fault(kind=FaultKind.DROP_AFTER), Fault(kind=FaultKind.STATUS_BEFORE, call="list", times=1_000)
+            )
+            studio.desk.policy = SOON_STUCK.model_copy(update={"replay_within": timedelta(seconds=1)})
+            course = await courses.start(modules=1, lessons=1, video=HEYGEN, exports=["json"])
+            (row,) = await eventually(
+                lambda: studio.rows(course), lambda rows: bool(rows) and rows[0].state == "stuck", within=WITHIN
+            )
+            await service.resolve(tenant_id, row.id, "give_up")
+            await courses.until_status(course, "succeeded", within=WITHIN)
+            studio.standin.faults.clear()
+            job = await section(courses, course, "lesson-1.1/video")
+            await courses.until_status(job, "succeeded", within=WITHIN)
+            (render,) = studio.standin.world.renders.values()
+            (lesson,) = (await course_of(courses, job))["modules"][0]["lessons"]
+        assert lesson["video"]["sha256"] == sha256(render.body()).hexdigest()
+
+
 async def section(courses: Courses, course: JobRef, node: str) -> JobRef:
     """Start making a node again."""
     return await courses.start_kind("generation.section", {"course_id": str(course.job_id), "node": node})
