@@ -120,8 +120,13 @@ _MADE_FROM: Final = {
 }
 
 
-def made_from(kind: NodeKind) -> tuple[NodeKind, ...]:
-    """What is made, in this order, from a node of this kind, directly or not, within its lesson."""
+def made_from(kind: NodeKind, *, slides_are_filmed: bool) -> tuple[NodeKind, ...]:
+    """What is made, in this order, from a node of this kind, directly or not, within its lesson.
+
+    Only a film of the slides is made from slides and recording; where an avatar speaks, the text is all there is to it.
+    """
+    if kind in {NodeKind.SLIDES, NodeKind.AUDIO} and not slides_are_filmed:
+        return ()
     return _MADE_FROM.get(kind, ())
 
 

@@ -80,6 +80,11 @@ class VideoWish(Frozen):
     engine: Literal["avatar_iii", "avatar_iv", "avatar_v"] | None = None
     resolution: Literal["720p", "1080p"] = "720p"
 
+    @property
+    def films_slides(self) -> bool:
+        """Whether slides and recording are what is seen and heard; otherwise an avatar speaks the lesson's text."""
+        return self.provider == "offline"
+
 
 class ApprovalWish(Frozen):
     """A person is to agree to the outline before lessons are written, or to the finished course, or to both.

@@ -67,6 +67,15 @@ class VersionExportInput(Frozen):
         return wanted.model_copy(update={"exports": self.exports, "profile": self.profile})
 
 
+def may_be_missing(node: str, wanted: CourseInput) -> bool:
+    """Whether a node can be made of its lesson though it is not there: media that the course asked for and lacks.
+
+    A recording or a video may come to nothing, and the course succeeds without it.
+    """
+    asked = {NodeKind.AUDIO: wanted.speech, NodeKind.VIDEO: wanted.video}
+    return asked.get(kind_of(node)) is not None
+
+
 class Revision(Frozen):
     """That a node is to be made anew: a person's comment, and which part of it, if not all."""
 

@@ -220,6 +220,7 @@ class Way(StrEnum):
     SKIPPED = "skipped"
     MAKE = "make"  # by a program of ours
     RENDER = "render"
+    WAIT = "wait"  # another job of the course is having it made
 
 
 class Planned(Frozen):
@@ -348,17 +349,21 @@ class RenderWorld(Protocol):
 async def carry_render(world: RenderWorld, stand: Stand | None = None) -> RenderEnd:
     """Carry the video of a lesson to its end: order once, wait for webhook or timer, fetch the truth, keep the bytes.
 
-    Nothing is ever ordered anew by itself: a render that takes too long waits for a person. With a ``stand`` it is
-    carried on from there.
+    Nothing is ever ordered anew by itself: a render that takes too long waits for a person. What another job is having
+    made is waited for, and planned again. With a ``stand`` it is carried on from there.
     """
     while True:
-        if stand is None:
-            planned = await world.plan()
-            if planned.way is Way.MAKE:
-                return await world.make()
-            if planned.way is not Way.RENDER:
-                return RenderEnd.MADE if planned.way is Way.KEPT else RenderEnd.SKIPPED
-            stand = Stand(planned=planned)
+        if stand is None or stand.planned.way is Way.WAIT:
+            stand = Stand(planned=await world.plan())
+        planned = stand.planned
+        if planned.way is Way.WAIT:
+            if await world.hear(planned.policy.poll_longest, stand) is Heard.LEAVE:
+                return RenderEnd.LEFT
+            continue
+        if planned.way is Way.MAKE:
+            return await world.make()
+        if planned.way is not Way.RENDER:
+            return RenderEnd.MADE if planned.way is Way.KEPT else RenderEnd.SKIPPED
         end = await _Course(world, stand).run()
         if end is not None:
             return end

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,10 +15,18 @@ from domain.jobs import JobRef
 from domain.video import OVER, RenderState
 from repositories.generation import SENDING, CallLedger, NewCall
 from repositories.rows import AnyRow
-from repositories.tables import jobs, provider_calls, provider_webhooks, video_renders
+from repositories.tables import (
+    course_nodes,
+    jobs,
+    node_revisions,
+    provider_calls,
+    provider_webhooks,
+    video_renders,
+)
 
 _KEEP_DIGESTS: Final = timedelta(days=3)
 _OPEN_CALL: Final = (SENDING, Outcome.UNKNOWN)
+_lock_part: Final = text("SELECT pg_advisory_xact_lock(hashtextextended('video_renders:' || CAST(:part AS text), 0))")
 
 
 class RenderRepository:
@@ -46,6 +54,40 @@ class RenderRepository:
             video_renders.c.sends > 0, video_renders.c.state.not_in(sorted(OVER)),
         ).order_by(video_renders.c.id.desc()).limit(1)  # fmt: skip
         return (await self._connection.execute(query.with_for_update())).one_or_none()
+
+    async def get_of_others(self, job: JobRef, course_id: UUID, part: str, digest: str) -> Sequence[AnyRow]:
+        """The renders of the same part, from the same things, that count for other jobs of the course; locked.
+
+        ``is_at_work`` says that the job is not finished. Those ordered last come first.
+        """
+        of_course = or_(jobs.c.id == course_id, jobs.c.input["course_id"].astext == str(course_id))
+        query = (
+            select(video_renders, jobs.c.finished_at.is_(None).label("is_at_work"))
+            .join(jobs, and_(jobs.c.tenant_id == video_renders.c.tenant_id, jobs.c.id == video_renders.c.job_id))
+            .where(
+                video_renders.c.part == part, video_renders.c.digest == digest, jobs.c.id != job.job_id, of_course
+            )
+            .order_by(video_renders.c.generation)
+            .with_for_update(of=video_renders)
+        )  # fmt: skip
+        latest = {row.job_id: row for row in await self._connection.execute(query)}
+        return sorted(latest.values(), key=lambda row: row.id, reverse=True)
+
+    async def stood_before(self, job: JobRef, course_id: UUID, part: str) -> bool:
+        """Whether what stands in the course for this part is older than the wish for the job."""
+        query = (
+            select(course_nodes.c.key)
+            .join(
+                node_revisions,
+                and_(
+                    node_revisions.c.course_id == course_nodes.c.course_id,
+                    node_revisions.c.id == course_nodes.c.revision_id,
+                ),
+            )
+            .join(jobs, node_revisions.c.made_at < jobs.c.created_at)
+            .where(course_nodes.c.course_id == course_id, course_nodes.c.key == part, jobs.c.id == job.job_id)
+        )
+        return (await self._connection.execute(query)).one_or_none() is not None
 
     async def get_one(self, render_id: UUID, *, lock: bool = False) -> AnyRow:
         """A render with the state of its job. Raises NotFound."""
@@ -75,6 +117,10 @@ class RenderRepository:
 
     # --- changes ------------------------------------------------------------------------------------
 
+    async def lock_part(self, course_id: UUID, part: str) -> None:
+        """Until the transaction ends no other job of the course finds out what is to be ordered for this part."""
+        await self._connection.execute(_lock_part, {"part": f"{course_id}/{part}"})
+
     async def add(self, values: Mapping[str, Any]) -> None:
         """Write a render down before anything is sent."""
         await self._connection.execute(insert(video_renders).values(dict(values)))
@@ -84,6 +130,19 @@ class RenderRepository:
         await self._connection.execute(
             update(video_renders).where(video_renders.c.id == render_id).values(updated_at=func.now(), **values)
         )
+
+    async def hand_over(self, row: AnyRow, job: JobRef, *, op: str, **values: Any) -> None:
+        """Let a render belong to another job from now on, with what is reserved for it. A cost once settled stays."""
+        await self._connection.execute(
+            update(provider_calls)
+            .where(
+                provider_calls.c.job_id == row.job_id,
+                provider_calls.c.op == row.op,
+                provider_calls.c.state != Outcome.DONE,
+            )
+            .values(job_id=job.job_id, op=op)
+        )
+        await self.change(row.id, job_id=job.job_id, op=op, **values)
 
     async def count_look(self, render_id: UUID, *, seconds: float | None) -> None:
         """The truth was fetched once more."""

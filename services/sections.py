@@ -9,7 +9,7 @@ from core.database import Database
 from domain.course_graph import NodeKind, belongs_to, kind_of, place_of, whole_of
 from domain.errors import FieldFault, InvalidInput, NotFound
 from domain.generation import CourseInput
-from domain.sections import EXPORT_KIND, SECTION_KIND, SectionInput, VersionExportInput
+from domain.sections import EXPORT_KIND, SECTION_KIND, SectionInput, VersionExportInput, may_be_missing
 from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository
 from repositories.waits import get_asked_or_none
@@ -63,12 +63,12 @@ class SectionCheck:
         async with self._database.tenant(tenant_id) as connection:
             courses = CourseRepository(connection)
             try:
-                await courses.get(wish.course_id)
+                course = await courses.get(wish.course_id)
             except NotFound:
                 raise InvalidInput("the course cannot be changed", faults=[_NO_COURSE]) from None
             known = {node.key for node in await courses.get_tree(wish.course_id)}
             wanted = CourseInput.model_validate(await JobRepository(connection).get_input(wish.course_id))
-        fault = node_fault(wish.node, known, wanted)
+        fault = node_fault(wish.node, known, wanted, is_made=course.latest_version > 0)
         faults = [] if fault is None else [FieldFault("/input/node", fault)]
         if wish.over(wanted).provider == "offline" and wish.model is not None and wish.provider is None:
             faults.append(FieldFault("/input/model", "the offline provider has no choice of models"))
@@ -76,18 +76,19 @@ class SectionCheck:
             raise InvalidInput("the part of the course cannot be made again", faults=faults)
 
 
-def node_fault(node: str, known: set[str], wanted: CourseInput) -> str | None:
-    """Why a node cannot be made again; None where it can."""
+def node_fault(node: str, known: set[str], wanted: CourseInput, *, is_made: bool) -> str | None:
+    """Why a node cannot be made again; None where it can. ``is_made``: the course itself makes nothing more."""
     if kind_of(node) is NodeKind.MODULE:
         written = any(kind_of(key) is NodeKind.LESSON and belongs_to(key, node) for key in known)
         return None if node in known and written else "has no written lesson, or there is no such module"
-    if node in known:
+    lesson_is_there = node.partition("/")[0] in known
+    if node in known or (is_made and lesson_is_there and may_be_missing(node, wanted)):
         return None
     try:
         place_of(node)
     except ValueError:
         return "is not a node of this course"
-    if node.partition("/")[0] not in known:
+    if not lesson_is_there:
         return "belongs to a lesson that is not written yet, or there is no such lesson"
     asked = {
         NodeKind.SLIDES: wanted.slides,

@@ -32,22 +32,31 @@ class RenderResult(Frozen):
     digest: str = ""
 
 
+class FilmCarriedOn(Frozen):
+    """A film whose course has come as far as ``stand`` in an earlier history."""
+
+    film: FilmLessonInput
+    stand: Stand
+
+
 @workflow.defn(name=VIDEO_WORKFLOW)
 class RenderVideoWorkflow:
     """The course of a render (``domain.video``) with durable timers, signals and activities behind it."""
 
+    # One argument: Temporal decodes arguments by their types only where there are as many as types.
     @workflow.init
-    def __init__(self, film: FilmLessonInput, stand: Stand | None = None) -> None:
-        self._film = film
+    def __init__(self, start: FilmLessonInput | FilmCarriedOn) -> None:
+        self._film = start.film if isinstance(start, FilmCarriedOn) else start
+        self._stand = start.stand if isinstance(start, FilmCarriedOn) else None
         self._spoken = False
         self._leaving = False
         self._decision: Heard | None = None
-        self._asked = stand is not None and stand.stuck
+        self._asked = self._stand is not None and self._stand.stuck
 
     @workflow.run
-    async def run(self, _film: FilmLessonInput, stand: Stand | None = None) -> RenderResult:
-        """Carry the video to its end, from ``stand`` on where an earlier run of this workflow has come that far."""
-        return RenderResult(end=await carry_render(self, stand), digest=self._film.digest)
+    async def run(self, _start: FilmLessonInput | FilmCarriedOn) -> RenderResult:
+        """Carry the video to its end, from where an earlier run of this workflow has come to, if there was one."""
+        return RenderResult(end=await carry_render(self, self._stand), digest=self._film.digest)
 
     @workflow.signal(name="provider_spoke")
     def on_provider_spoke(self) -> None:
@@ -137,7 +146,7 @@ class RenderVideoWorkflow:
         heard = await self._first_of_signal_and_timer(length)
         unheard = self._leaving or self._decision is not None
         if heard in _UNDECIDED and not unheard and workflow.info().is_continue_as_new_suggested():
-            workflow.continue_as_new(args=[self._film, stand])
+            workflow.continue_as_new(FilmCarriedOn(film=self._film, stand=stand))
         return heard
 
     async def _first_of_signal_and_timer(self, length: timedelta) -> Heard:

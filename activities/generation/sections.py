@@ -22,7 +22,7 @@ from domain.generation import CourseInput
 from domain.generation_plan import EXPORT_STEP, lesson_parts, module_step
 from domain.jobs import JobRef
 from domain.model import Frozen
-from domain.sections import SectionInput
+from domain.sections import SectionInput, may_be_missing
 from rendering.exports import RenderedFile
 from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository
@@ -122,7 +122,7 @@ class SectionActivities:
                 course = await courses.get(wish.course_id)
                 tree = {node.key: node for node in await courses.get_tree(wish.course_id)}
                 lessons = lesson_works(wish.node, tree, wanted)
-                if wish.node not in tree or not lessons:
+                if not lessons or not (wish.node in tree or may_be_missing(wish.node, wanted)):
                     raise ContentError(f"{wish.node} is not in the course any more", code="E.GENERATION.NODE_MISSING")
                 follow = [key for key in _followers(lessons) if key != whole_of(wish.node)]
                 makers = await courses.get_makers(wish.course_id)
@@ -265,7 +265,8 @@ def lesson_works(node: str, tree: Mapping[str, TreeNode], wanted: CourseInput) -
         parts = asked
     else:
         first = kind_of(whole_of(node))
-        parts = (first, *(other for other in made_from(first) if other in asked))
+        filmed = wanted.video is not None and wanted.video.films_slides
+        parts = (first, *(other for other in made_from(first, slides_are_filmed=filmed) if other in asked))
     lessons = (
         [key for key, found in tree.items() if found.kind is NodeKind.LESSON and belongs_to(key, node)]
         if kind is NodeKind.MODULE
@@ -294,7 +295,7 @@ def wanted_kinds(wanted: CourseInput) -> tuple[NodeKind, ...]:
     asked = {NodeKind(part) for part in lesson_parts(wanted)}
     asked |= {NodeKind.AUDIO} if wanted.speech is not None else set()
     asked |= {NodeKind.VIDEO} if wanted.video is not None else set()
-    return tuple(kind for kind in made_from(NodeKind.LESSON) if kind in asked)
+    return tuple(kind for kind in made_from(NodeKind.LESSON, slides_are_filmed=True) if kind in asked)
 
 
 def _followers(lessons: Iterable[LessonWork]) -> list[str]:

@@ -5,7 +5,6 @@ with the very body that goes over it, and the same body under the same key is on
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -19,17 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.generation.costs import CostWatch
 from activities.media.films import Film
+from activities.media.finished_videos import Body, FinishedVideos, Incoming
 from activities.steps import StepKeeper, input_hash
 from core.database import Database
 from core.ids import new_id
 from core.metrics import WorkerMetrics
 from core.store import ArtifactStore
-from domain.artifacts import Artifact, ArtifactRole
-from domain.course_graph import NodeKind, NodeMade
 from domain.errors import BodyTooLarge, BudgetExceeded, LonghaulError, Outcome, ProviderError, StoreUnavailable
-from domain.generation import MediaRef
 from domain.jobs import JobRef, WaitingKind, WaitingOn
-from domain.media import MediaNote
 from domain.video import (
     OVER,
     Close,
@@ -52,8 +48,6 @@ from domain.video import (
     render_deadline,
     spoken_seconds,
 )
-from repositories.artifacts import ArtifactRepository
-from repositories.courses import revision_statement
 from repositories.generation import NewCall
 from repositories.jobs import JobRepository
 from repositories.leases import Lease, LeaseDesk
@@ -99,6 +93,7 @@ class RenderDesk:
         self._database = database
         self._keeper = keeper
         self._store = store
+        self._finished = FinishedVideos(keeper, store)
         self._metrics = metrics
         self._renderers = {renderer.name: renderer for renderer in renderers}
         self._leases = LeaseDesk(database)
@@ -113,20 +108,30 @@ class RenderDesk:
 
     # --- planned ------------------------------------------------------------------------------------
 
-    async def plan(self, film: Film, wish: FilmWish, *, workflow_id: str) -> Planned:
+    async def plan(self, film: Film, wish: FilmWish, *, workflow_id: str, for_itself: bool = False) -> Planned:
         """Write down what is to be ordered and what it may cost, or take up what was ordered before.
 
-        What the job has already, of its own or taken over, is not ordered. Raises PriceUnknown before anything is
-        written.
+        What the job has already, of its own or taken over, is not ordered; nor is what another job of the course has
+        made, is having made, or has left unfetched. ``for_itself``: a person asks for this very video, and gets
+        another one where there was one. Raises PriceUnknown before anything is written.
         """
         planned = Planned(way=Way.RENDER, digest=film.digest, deadline=render_deadline(wish.script), policy=self.policy)
         async with self._keeper.effect(film.job) as connection:
             renders = RenderRepository(connection)
+            await renders.lock_part(film.course_id, film.key)
             row = await renders.get_latest(film.job, film.key, film.digest, lock=True)
             if row is None or _is_to_be_ordered_anew(row, film.job):
                 if await StepResultRepository(connection).get_or_none(film.job, film.key, film.digest) is not None:
                     return Planned(way=Way.KEPT, digest=film.digest)
                 generation = 1 if row is None else row.generation + 1
+                # A person who wants another one is not given what there is.
+                another = for_itself and await renders.stood_before(film.job, film.course_id, film.key)
+                if not another and (row is None or row.state != RenderState.REPLACED):
+                    spared = await self._spare(
+                        connection, film, planned, generation=generation, workflow_id=workflow_id
+                    )
+                    if spared is not None:
+                        return spared
                 await self._enter(connection, film, wish, generation=generation, workflow_id=workflow_id)
                 return planned
             if RenderState(row.state) not in OVER or _is_to_be_looked_at_again(row, film.job):
@@ -136,6 +141,29 @@ class RenderDesk:
         await self._leases.release(self._lease(film, row))
         way = Way.KEPT if row.state == RenderState.DONE else Way.SKIPPED
         return Planned(way=way, digest=film.digest, code=row.error_code)
+
+    async def _spare(
+        self, connection: AsyncConnection, film: Film, planned: Planned, *, generation: int, workflow_id: str
+    ) -> Planned | None:
+        """The plan where other jobs of the course have made an order needless; None where they have not."""
+        if await self._finished.take_over(connection, film):
+            return planned.model_copy(update={"way": Way.KEPT})
+        renders = RenderRepository(connection)
+        others = await renders.get_of_others(film.job, film.course_id, film.key, film.digest)
+        if any(other.is_at_work and _is_going_on(other) for other in others):
+            return planned.model_copy(update={"way": Way.WAIT})
+        left = next((other for other in others if _is_left(other)), None)
+        if left is None:
+            return None
+        await renders.hand_over(
+            left, film.job, op=_op(film, generation), generation=generation, attempt=film.job.attempt,
+            workflow_id=workflow_id, **_taken_up(left),
+        )  # fmt: skip
+        await JobRepository(connection).record(
+            job_id=film.job.job_id, attempt=film.job.attempt, event="video.taken_over",
+            data={"lesson": film.place, "render_id": str(left.id), "from_job_id": str(left.job_id)},
+        )  # fmt: skip
+        return planned
 
     async def _enter(
         self, connection: AsyncConnection, film: Film, wish: FilmWish, *, generation: int, workflow_id: str
@@ -148,7 +176,7 @@ class RenderDesk:
         await RenderRepository(connection).add({
             "id": render_id, "tenant_id": film.job.tenant_id, "job_id": film.job.job_id, "attempt": film.job.attempt,
             "part": film.key, "digest": film.digest, "generation": generation,
-            "op": input_hash("render", str(film.job.job_id), film.key, film.digest, generation),
+            "op": _op(film, generation),
             "provider": renderer.name, "engine": wish.engine, "workflow_id": workflow_id, "key": order.key,
             "title": order.title, "body": order.body, "script_seconds": seconds, "reserved_usd": reserved,
             "usd_per_minute": price.usd_per_minute,
@@ -373,62 +401,9 @@ class RenderDesk:
     def _fetch(self, renderer: VideoRenderer, url: str) -> AsyncIterator[bytes]:
         return renderer.fetch(url)
 
-    async def finish(self, film: Film, body: "Body", *, row: AnyRow | None = None) -> None:
-        """Name the video, settle, make it a node of the course, remember it and say so, all in one transaction."""
-        video = Artifact(
-            id=new_id(), tenant_id=film.job.tenant_id, job_id=film.job.job_id, name=film.file("mp4"),
-            media_type=body.media_type, bytes=body.bytes, sha256=body.sha256, role=ArtifactRole.PARTIAL,
-        )  # fmt: skip
-        media = MediaRef(
-            artifact_id=video.id, media_type=body.media_type, bytes=body.bytes, sha256=body.sha256,
-            seconds=round(body.seconds, 3), provider=film.provider, cost_usd=body.cost_usd,
-        )  # fmt: skip
-        note = MediaNote(
-            media=media, voice=film.voice, model=film.engine if row is None else row.engine,
-            script_sha256=hashlib.sha256(film.script.encode()).hexdigest(),
-            request_ids=() if row is None or row.video_id is None else (row.video_id,), calls=0 if row is None else 1,
-        )  # fmt: skip
-        document = await self._stored_note(film, note)
-        node = NodeMade(
-            key=film.key, kind=NodeKind.VIDEO, title=film.title, input_hash=film.digest, content_sha256=body.sha256,
-            artifact_id=document.id, calls=note.calls, cost_usd=body.cost_usd,
-        )  # fmt: skip
-        async with self._keeper.effect(film.job) as connection:
-            if row is not None:
-                await self._settle_done(connection, row, body, video)
-            earlier = await StepResultRepository(connection).get_or_none(film.job, film.key, film.digest)
-            if earlier is not None:
-                return
-            await ArtifactRepository(connection).add(video)
-            await ArtifactRepository(connection).add(document)
-            await connection.execute(*revision_statement(film.job, film.course_id, node))
-            await self._keeper.finish_part(
-                connection, film.job, step=film.step, part=film.key, digest=film.digest,
-                result={"artifact_id": str(document.id), "video_id": str(video.id)}, event="lesson.filmed",
-                data={
-                    "lesson": film.place, "artifact_id": str(video.id), "bytes": body.bytes,
-                    "seconds": media.seconds, "cost_usd": f"{body.cost_usd:f}", "provider": film.provider,
-                },
-            )  # fmt: skip
-
-    async def _stored_note(self, film: Film, note: MediaNote) -> Artifact:
-        raw = note.model_dump_json(indent=1).encode()
-        sha256 = await self._store.put(film.job.tenant_id, raw)
-        return Artifact(
-            id=new_id(), tenant_id=film.job.tenant_id, job_id=film.job.job_id, name=film.file("json", "-video"),
-            media_type="application/json", bytes=len(raw), sha256=sha256, role=ArtifactRole.INTERNAL,
-        )  # fmt: skip
-
-    async def _settle_done(self, connection: AsyncConnection, row: AnyRow, body: "Body", video: Artifact) -> None:
-        renders = RenderRepository(connection)
-        now = await renders.get_one(row.id, lock=True)
-        if now.state == RenderState.DONE:
-            return
-        await renders.change(
-            row.id, state=RenderState.DONE, cost_usd=body.cost_usd, seconds=body.seconds, artifact_id=video.id,
-            settled_at=func.now(), error_code=None,
-        )  # fmt: skip
-        await renders.settle(row, outcome=Outcome.DONE, cost_usd=body.cost_usd)
+    async def finish(self, film: Film, body: Body, *, row: AnyRow | None = None) -> None:
+        """As ``FinishedVideos.finish``."""
+        await self._finished.finish(film, body, row=row)
 
     async def keep_made(self, film: Film, made: MadeVideo) -> None:
         """Bring home what a program of ours has made; it costs nothing."""
@@ -510,41 +485,8 @@ class RenderDesk:
         return row
 
 
-class Incoming:
-    """The bytes of a video on their way in; ``fault`` is what ended them early."""
-
-    def __init__(self, source: AsyncIterator[bytes], *, most: int) -> None:
-        self._source = source
-        self._most = most
-        self.fault: LonghaulError | None = None
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes. Raises ProviderError and BodyTooLarge."""
-        size = 0
-        try:
-            async for chunk in self._source:
-                size += len(chunk)
-                if size > self._most:
-                    raise BodyTooLarge(f"a video has at most {self._most} bytes")
-                yield chunk
-        except LonghaulError as fault:
-            self.fault = fault
-            raise
-
-
 def _is_hopeless(fault: LonghaulError) -> bool:
     return isinstance(fault, BodyTooLarge) or (isinstance(fault, ProviderError) and not fault.may_retry)
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """The bytes of a video as they lie in our store, how long it is, and what it cost."""
-
-    sha256: str
-    bytes: int
-    media_type: str
-    seconds: float
-    cost_usd: Decimal
 
 
 def not_configured(provider: str) -> str:
@@ -562,6 +504,21 @@ def _doubt(detail: str, code: str) -> ProviderError:
 
 def _code(fault: ProviderError) -> str:
     return "E.HEYGEN.IN_DOUBT" if fault.code == _NO_MORE else fault.code
+
+
+def _op(film: Film, generation: int) -> str:
+    return input_hash("render", str(film.job.job_id), film.key, film.digest, generation)
+
+
+def _is_going_on(row: AnyRow) -> bool:
+    """Something still comes of it where its job is at work: one that is replaced is about to be ordered anew."""
+    state = RenderState(row.state)
+    return state not in OVER or state is RenderState.REPLACED
+
+
+def _is_left(row: AnyRow) -> bool:
+    """It may be made and paid for, and nobody waits for it any more."""
+    return bool(row.sends) and (RenderState(row.state) not in OVER or _may_be_paid(row))
 
 
 def _is_to_be_ordered_anew(row: AnyRow, job: JobRef) -> bool:

@@ -29,6 +29,7 @@ from domain.generation_plan import VIDEO_STEP
 from domain.jobs import JobRef
 from domain.media import MediaNote
 from domain.model import Frozen
+from domain.sections import SECTION_KIND
 from domain.video import Close, FilmSlide, Kept, Planned, RenderStatus, Submitted, VideoMaker, Way
 from repositories.steps import StepResultRepository
 
@@ -100,9 +101,14 @@ class VideoActivities:
             engine=asked.engine, digest=rendered_digest(wish.provider, asked),
         )  # fmt: skip
         try:
-            return await self._desk.plan(film, asked, workflow_id=workflow_id)
+            for_itself = await self._is_asked_for(step.job, film.key)
+            return await self._desk.plan(film, asked, workflow_id=workflow_id, for_itself=for_itself)
         except PriceUnknown as fault:
             return await self._plan_none(step, wish, lesson, fault.code)
+
+    async def _is_asked_for(self, job: JobRef, key: str) -> bool:
+        """Whether the job is to make this very video, and not only what it is made from."""
+        return job.kind == SECTION_KIND and (await self._documents.read_section(job)).node == key
 
     async def _plan_making(self, step: FilmLessonInput, wish: VideoWish, lesson: Lesson) -> Planned:
         slides, narration = await self._material(step, lesson)

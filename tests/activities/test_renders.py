@@ -1,12 +1,13 @@
-"""Renders on a real ledger, against a stand-in HeyGen: what a job that is tried again does with what it had ordered."""
+"""Renders on a real ledger, against a stand-in HeyGen: what jobs do with what they, or others, ordered before."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from activities.media.renders import RenderDesk
 from activities.steps import StepKeeper
@@ -14,15 +15,18 @@ from core.database import Database
 from core.ids import new_id
 from core.store import ArtifactStore
 from domain.artifacts import Artifact, ArtifactRole
-from domain.jobs import JobRef, StepPlan
+from domain.course_graph import NodeKind, NodeMade
+from domain.jobs import JobRef, JobStatus, StepPlan
 from domain.video import Close, Kept, Said, VideoPrice, Way, render_deadline
 from gateways.standin_heygen import Fault, FaultKind, Play
+from repositories.courses import CourseRepository, revision_statement
 from repositories.steps import FinishedPart, StepRepository
 from repositories.tables import jobs
 from services.generation import course_kind
 from services.sections import section_kind
-from tests.support.job_rows import job_row, next_attempt
+from tests.support.job_rows import add_running_job, finish_job, job_row, next_attempt
 from tests.support.renders import PRICES, Studio, film_of, open_studio
+from tests.support.waiting import eventually
 
 SCRIPT = "The tide comes in, and the tide goes out."
 
@@ -106,6 +110,179 @@ class TestTriedAgain:
         assert (row.state, row.error_code, row.workflow_id) == ("rendering", None, "second")
 
 
+async def add_section(studio: Studio, course: JobRef) -> JobRef:
+    """A job at work on a part of a course."""
+    wish = {"course_id": str(course.job_id), "node": "lesson-1.1"}
+    return await add_running_job(studio.database, studio.tenant_id, raw_input=wish, kind="generation.section")
+
+
+async def planned(studio: Studio, job: JobRef, course: JobRef, *, for_itself: bool = False) -> Way:
+    """How a job of a course comes by the video."""
+    film, wish = film_of(job, SCRIPT, course=course)
+    return (await studio.desk.plan(film, wish, workflow_id=f"of {job.job_id}", for_itself=for_itself)).way
+
+
+async def remembered(studio: Studio, job: JobRef) -> dict[str, Any] | None:
+    """What a job remembers of the video."""
+    film, _ = film_of(job, SCRIPT)
+    return await StepKeeper(studio.database).recall(job, film.key, film.digest)
+
+
+class HesitantDesk(RenderDesk):
+    """Has looked at what there is, and waits before it writes down an order."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.about_to_enter, self.may_enter = asyncio.Event(), asyncio.Event()
+
+    async def _enter(self, *args: Any, **options: Any) -> None:
+        self.about_to_enter.set()
+        await self.may_enter.wait()
+        await super()._enter(*args, **options)
+
+
+class TestOneCourse:
+    """Several jobs of a course want the same video of a lesson."""
+
+    async def test_what_another_job_has_ordered_is_waited_for_and_used(self, studio: Studio) -> None:
+        course = await ordered(studio)
+        section = await add_section(studio, course)
+        assert await planned(studio, section, course) is Way.WAIT
+        assert await studio.desk.keep(film_of(course, SCRIPT)[0]) is Kept.DONE
+        assert await planned(studio, section, course) is Way.KEPT
+        assert await remembered(studio, section) == await remembered(studio, course) is not None
+        assert await studio.rows(section) == []
+
+    async def test_what_came_to_nothing_there_and_cost_nothing_is_ordered(self, studio: Studio) -> None:
+        course = await ordered(studio)
+        section = await add_section(studio, course)
+        await studio.desk.close(film_of(course, SCRIPT)[0], Close.FAILED, "E.HEYGEN.RENDER_FAILED")
+        assert await planned(studio, section, course) is Way.RENDER
+        (row,) = await studio.rows(section)
+        assert (row.state, row.generation) == ("planned", 1)
+
+    async def test_what_a_person_wants_anew_is_not_ordered_beside_it(self, studio: Studio) -> None:
+        """Between the decision and the new order, too."""
+        course = await ordered(studio)
+        section = await add_section(studio, course)
+        await studio.desk.close(film_of(course, SCRIPT)[0], Close.REPLACED, None)
+        assert await planned(studio, section, course) is Way.WAIT
+        assert await planned(studio, course, course) is Way.RENDER
+        assert [row.state for row in await studio.rows(course)] == ["replaced", "planned"]
+        assert await planned(studio, section, course) is Way.WAIT
+
+    async def test_of_two_that_begin_at_once_one_orders(self, studio: Studio) -> None:
+        """Who comes second waits until the first has written down what it orders."""
+        course = await studio.add_job()
+        section = await add_section(studio, course)
+        desk = studio.new_desk(HesitantDesk)
+        assert isinstance(desk, HesitantDesk)
+        film, wish = film_of(course, SCRIPT)
+        first = asyncio.create_task(desk.plan(film, wish, workflow_id="first"))
+        await desk.about_to_enter.wait()
+        second = asyncio.create_task(planned(studio, section, course))
+
+        async def is_held_up_or_done() -> bool:
+            async with studio.database.tenant(studio.tenant_id) as connection:
+                query = text("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)")
+                return second.done() or bool((await connection.execute(query)).scalar_one())
+
+        await eventually(is_held_up_or_done)
+        desk.may_enter.set()
+        assert ((await first).way, await second) == (Way.RENDER, Way.WAIT)
+
+    async def test_what_a_job_has_left_behind_is_handed_over_with_its_reservation(self, studio: Studio) -> None:
+        """The course is canceled while its video is rendered. Tried again, it waits in its turn."""
+        course = await ordered(studio)
+        section = await add_section(studio, course)
+        (before,), (reserved,) = await studio.rows(course), await studio.calls(course)
+        await finish_job(studio.database, course)
+        assert await planned(studio, section, course) is Way.RENDER
+        assert (await studio.rows(course), await studio.calls(course)) == ([], [])
+        (row,), (call,) = await studio.rows(section), await studio.calls(section)
+        assert (row.id, row.key, row.video_id, row.state) == (before.id, before.key, before.video_id, "rendering")
+        assert (call.op, call.reserved_usd, call.state) == (row.op, reserved.reserved_usd, reserved.state)
+        film, _ = film_of(section, SCRIPT, course=course)
+        assert (await studio.desk.submit(film)).said is Said.ORDERED
+        course = await opened_again(studio, course)
+        assert await planned(studio, course, course) is Way.WAIT
+        assert await studio.desk.keep(film) is Kept.DONE
+        assert await planned(studio, course, course) is Way.KEPT
+        assert len(studio.bought(SCRIPT)) == 1
+        (call,) = await studio.calls(section)
+        assert (call.state, call.settled_usd) == ("done", (await studio.rows(section))[0].cost_usd)
+
+    async def test_what_was_left_without_being_sent_is_nobody_s(self, studio: Studio) -> None:
+        course = await studio.add_job()
+        await planned(studio, course, course)
+        section = await add_section(studio, course)
+        await finish_job(studio.database, course)
+        assert await planned(studio, section, course) is Way.RENDER
+        assert [row.state for row in (*await studio.rows(course), *await studio.rows(section))] == ["planned"] * 2
+
+    @pytest.mark.parametrize(
+        ("how", "code"), [(Close.ABANDONED, "E.VIDEO.GIVEN_UP"), (Close.FAILED, "E.HEYGEN.UNUSABLE")]
+    )
+    async def test_what_was_given_up_and_may_be_paid_for_is_fetched(
+        self, studio: Studio, how: Close, code: str
+    ) -> None:
+        course = await ordered(studio)
+        section = await add_section(studio, course)
+        await studio.desk.close(film_of(course, SCRIPT)[0], how, code)
+        assert await planned(studio, section, course, for_itself=True) is Way.RENDER
+        film, _ = film_of(section, SCRIPT, course=course)
+        assert (await studio.desk.submit(film)).said is Said.ORDERED
+        assert await studio.desk.keep(film) is Kept.DONE
+        (render,) = studio.bought(SCRIPT)
+        assert await studio.video(section) == render.body()
+
+    async def test_who_asks_for_another_video_gets_one(self, studio: Studio) -> None:
+        """Who asked while there was none gets the first."""
+        course = await ordered(studio)
+        early = await add_section(studio, course)
+        await make_lesson(studio, course)
+        assert await studio.desk.keep(film_of(course, SCRIPT)[0]) is Kept.DONE
+        late = await add_section(studio, course)
+        assert await planned(studio, early, course, for_itself=True) is Way.KEPT
+        assert await planned(studio, late, course, for_itself=True) is Way.RENDER
+        assert [row.state for row in await studio.rows(late)] == ["planned"]
+
+    async def test_the_course_shows_what_a_section_has_made(self, studio: Studio) -> None:
+        """Also where the section itself never comes as far as that."""
+        course = await studio.add_job()
+        await make_lesson(studio, course)
+        section = await add_section(studio, course)
+        assert await planned(studio, section, course) is Way.RENDER
+        film, _ = film_of(section, SCRIPT, course=course)
+        assert (await studio.desk.submit(film)).said is Said.ORDERED
+        assert await studio.desk.keep(film) is Kept.DONE
+        assert await planned(studio, course, course) is Way.KEPT
+        async with studio.database.tenant(studio.tenant_id) as connection:
+            tree = {node.key: node for node in await CourseRepository(connection).get_tree(course.job_id)}
+        kept = await remembered(studio, section)
+        assert kept is not None
+        assert str(tree[film.key].artifact_id) == kept["artifact_id"]
+        assert (tree[film.key].job_id, tree[film.key].cost_usd) == (course.job_id, 0)
+
+
+async def make_lesson(studio: Studio, course: JobRef) -> None:
+    """The lesson stands in the course."""
+    node = NodeMade(
+        key="lesson-1.1", kind=NodeKind.LESSON, title="A title", input_hash="i", content_sha256="c",
+        artifact_id=new_id(),
+    )  # fmt: skip
+    async with studio.database.tenant(course.tenant_id) as connection:
+        await connection.execute(*revision_statement(course, course.job_id, node))
+
+
+async def opened_again(studio: Studio, job: JobRef) -> JobRef:
+    """A finished job is tried again."""
+    async with studio.database.tenant(job.tenant_id) as connection:
+        again = {"status": JobStatus.RUNNING, "finished_at": None}
+        await connection.execute(update(jobs).where(jobs.c.id == job.job_id).values(again))
+    return await next_attempt(studio.database, job)
+
+
 class TestShown:
     @pytest.mark.parametrize("paused", [False, True])
     async def test_what_the_job_waits_for(self, studio: Studio, *, paused: bool) -> None:
@@ -157,7 +334,7 @@ class TestShown:
                 assert str(first.id) in asked.detail
         await studio.desk.close(films[0], Close.ABANDONED, "E.VIDEO.GIVEN_UP")
         assert str(second.id) in (await shown())["detail"]
-        await studio.desk.close(films[1], Close.WAITING)
+        await studio.desk.close(films[1], Close.WAITING, None)
         assert await shown() is None
         await another_part(studio, keeper, job, "lesson-1.4")
         assert await shown() is None

@@ -23,7 +23,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from activities.media.films import Film
-from activities.media.renders import Body, RenderDesk, _Opened
+from activities.media.finished_videos import Body
+from activities.media.renders import RenderDesk, _Opened
 from core.database import Database
 from core.store import ArtifactStore
 from domain.errors import InvalidInput, ProviderError, Unauthenticated

@@ -47,13 +47,13 @@ class MadeUpWorld:
     def __init__(
         self, *, submits: Sequence[Submitted | None] = (Submitted(said=Said.ORDERED),),
         looks: Sequence[RenderStatus | None] = (RenderStatus.COMPLETED,), keeps: Sequence[Kept] = (Kept.DONE,),
-        hears: Sequence[Heard] = (Heard.NOTHING,), places: Sequence[bool] = (True,), way: Way = Way.RENDER,
+        hears: Sequence[Heard] = (Heard.NOTHING,), places: Sequence[bool] = (True,),
+        ways: Sequence[Way] = (Way.RENDER,),
     ) -> None:  # fmt: skip
         self.scripts: dict[str, list[Any]] = {
             "submit": list(submits), "look": list(looks), "keep": list(keeps), "hear": list(hears),
-            "place": list(places),
+            "place": list(places), "plan": list(ways),
         }  # fmt: skip
-        self.way = way
         self.log: list[str] = []
         self.waited: list[timedelta] = []
         self._now = datetime(2026, 11, 21, tzinfo=UTC)
@@ -64,8 +64,9 @@ class MadeUpWorld:
         return script.pop(0) if len(script) > 1 else script[0]
 
     async def plan(self) -> Planned:
-        self.log.append("plan")
-        return Planned(way=self.way, deadline=timedelta(minutes=40))
+        way = self._next("plan")
+        assert isinstance(way, Way)
+        return Planned(way=way, deadline=timedelta(minutes=40))
 
     async def make(self) -> RenderEnd:
         return RenderEnd.MADE
@@ -138,9 +139,24 @@ class TestCourse:
         [(Way.KEPT, RenderEnd.MADE), (Way.SKIPPED, RenderEnd.SKIPPED), (Way.MAKE, RenderEnd.MADE)],
     )
     async def test_what_needs_no_renderer(self, way: Way, end: RenderEnd) -> None:
-        world = MadeUpWorld(way=way)
+        world = MadeUpWorld(ways=(way,))
         assert await carry_render(world) is end
         assert world.log == ["plan"]
+
+    async def test_what_another_job_is_having_made_is_waited_for(self) -> None:
+        world = MadeUpWorld(ways=(Way.WAIT, Way.WAIT, Way.KEPT))
+        assert await carry_render(world) is RenderEnd.MADE
+        assert world.log == ["plan", "hear", "plan", "hear", "plan"]
+        assert world.waited == [timedelta(minutes=1)] * 2
+
+    async def test_what_comes_to_nothing_elsewhere_is_ordered(self) -> None:
+        world = MadeUpWorld(ways=(Way.WAIT, Way.RENDER))
+        assert await carry_render(world) is RenderEnd.MADE
+        assert world.log == ["plan", "hear", "plan", "place", "submit", "hear", "look", "keep"]
+
+    async def test_nobody_has_to_wait_for_another_job(self) -> None:
+        world = MadeUpWorld(ways=(Way.WAIT,), hears=(Heard.NOTHING, Heard.LEAVE))
+        assert await carry_render(world) is RenderEnd.LEFT
 
     async def test_a_place_is_waited_for(self) -> None:
         world = MadeUpWorld(places=(False, False, True))
@@ -244,6 +260,7 @@ class TestHandedOver:
         [
             {"looks": (PROCESSING, None, RenderStatus.COMPLETED), "keeps": (Kept.AGAIN, Kept.DONE)},
             {"places": (False,) * 5 + (True,)},
+            {"ways": (Way.WAIT, Way.WAIT, Way.RENDER), "looks": (PROCESSING, RenderStatus.COMPLETED)},
             {"submits": (NOT_NOW, DOUBT, None, Submitted(said=Said.ORDERED))},
             {"submits": (NOT_NOW,)},
             {"submits": (DOUBT,), "hears": (*[Heard.NOTHING] * 300, Heard.GIVE_UP)},

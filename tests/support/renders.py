@@ -41,12 +41,12 @@ QUICK: Final = RenderPolicy(
 )  # fmt: skip
 
 
-def film_of(job: JobRef, script: str, *, lesson: int = 0) -> tuple[Film, FilmWish]:
-    """The film of a lesson, and what is asked of the renderer."""
+def film_of(job: JobRef, script: str, *, lesson: int = 0, course: JobRef | None = None) -> tuple[Film, FilmWish]:
+    """The film of a lesson, and what is asked of the renderer. The course is the job's own unless told which."""
     wish = FilmWish(script=script, avatar="ada", voice="v1", engine="avatar_iv", resolution="720p")
     film = Film(
-        job=job, course_id=job.job_id, step=VIDEO_STEP, module=0, lesson=lesson, title="A title", provider="heygen",
-        script=script, digest=rendered_digest("heygen", wish), voice="ada", engine="avatar_iv",
+        job=job, course_id=(course or job).job_id, step=VIDEO_STEP, module=0, lesson=lesson, title="A title",
+        provider="heygen", script=script, digest=rendered_digest("heygen", wish), voice="ada", engine="avatar_iv",
     )  # fmt: skip
     return film, wish
 

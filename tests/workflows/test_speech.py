@@ -259,6 +259,23 @@ class TestMadeAgain:
         assert after["lesson-1.1/audio"].input_hash == before["lesson-1.1/audio"].input_hash
         assert len(standin.studio.takes) == paid + before["lesson-1.1/audio"].calls
 
+    @needs_unix
+    async def test_a_recording_that_did_not_come_about_is_made(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID, tmp_path: Path
+    ) -> None:
+        """The course went without, and has succeeded; then somebody installs the program."""
+        program = tmp_path / "speaker"
+        async with speaking(temporal, database, store, tenant_id, OfflineSpeech(program=str(program))) as courses:
+            course = await courses.start(modules=1, lessons=1, speech={})
+            await courses.until_status(course, "succeeded", within=WITHIN)
+            assert await audio_nodes(database, course) == []
+            program.write_text(f"#!{sys.executable}\n{TONE}")
+            program.chmod(0o755)
+            wish = {"course_id": str(course.job_id), "node": "lesson-1.1/audio"}
+            section = await courses.start_kind("generation.section", wish)
+            await courses.until_status(section, "succeeded", within=WITHIN)
+        assert [node.key for node in await audio_nodes(database, course)] == ["lesson-1.1/audio"]
+
     async def test_a_lesson_that_says_the_same_is_not_paid_again(
         self, courses: Courses, database: Database, standin: StandInElevenLabs
     ) -> None:

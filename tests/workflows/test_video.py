@@ -13,12 +13,15 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import select
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from activities.media.films import Film
 from core.database import Database
 from core.store import ArtifactStore
 from core.temporal import connect, create_data_converter
+from domain.errors import InvalidInput
 from domain.jobs import JobAction, JobRef
 from domain.video import RenderPolicy, Submitted
 from gateways.offline_video import OfflineVideoMaker
@@ -31,6 +34,7 @@ from services.media import Hook, MediaService, TemporalWaker
 from services.stack.ports import free_port
 from services.stack.temporal import EmbeddedTemporal
 from tests.support.course_service import Courses, serving_courses
+from tests.support.job_rows import job_row
 from tests.support.renders import QUICK, SECRET, Studio, open_studio
 from tests.support.waiting import eventually
 
@@ -352,9 +356,116 @@ class TestAgain:
         assert same["version"] == 2
         assert "lesson-1.1/video" not in [made["node"] for made in same["recomputed"]]
         assert [made["node"] for made in slides["recomputed"]] == ["lesson-1.1/slides"]
-        assert slides["reused"]["below"] == ["lesson-1.1/video"]
+        assert slides["reused"]["below"] == []
         assert anew["version"] == 4
         assert [made["node"] for made in anew["recomputed"]] == ["lesson-1.1/video"]
         videos = [[lesson["video"]["artifact_id"] for lesson in one["modules"][0]["lessons"]] for one in (first, last)]
         assert videos[0][0] != videos[1][0]
         assert videos[0][1] == videos[1][1]
+
+    async def test_what_is_being_rendered_is_not_bought_again(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID
+    ) -> None:
+        """New slides do not concern it; a lesson that comes out the same waits for the video of the course."""
+        async with filming(temporal, database, store, tenant_id, policy=QUICK) as (courses, studio):
+            studio.standin.world.play = Play(seconds=100_000)
+            course = await courses.start(modules=1, lessons=1, slides=True, video=HEYGEN, exports=["json"])
+            await eventually(lambda: studio.rows(course), _all_rendering, within=WITHIN)
+            with pytest.raises(InvalidInput):
+                await section(courses, course, "lesson-1.1/video")
+            slides = await section(courses, course, "lesson-1.1/slides")
+            await courses.until_status(slides, "succeeded", within=WITHIN)
+            same = await section(courses, course, "lesson-1.1")
+            await eventually(lambda: is_waiting(courses, same), within=WITHIN)
+            studio.standin.world.ahead_seconds = 200_000
+            await courses.until_status(course, "succeeded", within=WITHIN)
+            result = (await courses.until_status(same, "succeeded", within=WITHIN)).result
+            assert len(studio.standin.world.renders) == 1
+            (row,) = await studio.rows(course)
+            assert row.state == "done"
+            assert (await job_row(database, same)).cost_usd == 0
+        assert "lesson-1.1/video" in result["reused"]["below"]
+
+    async def test_what_a_canceled_course_had_ordered_is_taken_over(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID
+    ) -> None:
+        """By whoever waited for it; and the next attempt of the course waits in its turn."""
+        async with filming(temporal, database, store, tenant_id, policy=QUICK) as (courses, studio):
+            studio.standin.world.play = Play(seconds=100_000)
+            course = await courses.start(modules=1, lessons=1, video=HEYGEN, exports=["json"])
+            (row,) = await eventually(lambda: studio.rows(course), _all_rendering, within=WITHIN)
+            same = await section(courses, course, "lesson-1.1")
+            await eventually(lambda: is_waiting(courses, same), within=WITHIN)
+            await courses.act(course, JobAction.CANCEL)
+            await courses.until_status(course, "canceled", within=WITHIN)
+            await courses.workflow(course).result()
+            (taken,) = await eventually(lambda: studio.rows(same), _all_rendering, within=WITHIN)
+            await courses.act(course, JobAction.RETRY)
+            await eventually(lambda: is_waiting(courses, course, "/module-01.2/video-01"), within=WITHIN)
+            studio.standin.world.ahead_seconds = 200_000
+            for job in (same, course):
+                await courses.until_status(job, "succeeded", within=WITHIN)
+            assert len(studio.standin.world.renders) == 1
+            (done,) = await studio.rows(same)
+            costs = [(await job_row(database, job)).cost_usd for job in (course, same)]
+            async with database.tenant(tenant_id) as connection:
+                tree = {node.key for node in await CourseRepository(connection).get_tree(course.job_id)}
+        assert row.id == taken.id == done.id
+        assert done.cost_usd > 0
+        assert costs == [0, done.cost_usd]
+        assert "lesson-1.1/video" in tree
+
+
+class TestLacking:
+    """A course has succeeded without a video, and a person asks for it."""
+
+    async def test_one_that_failed_is_ordered(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID
+    ) -> None:
+        async with filming(temporal, database, store, tenant_id, policy=QUICK) as (courses, studio):
+            studio.standin.world.play = Play(seconds=0, end="failed")
+            course = await courses.start(modules=1, lessons=1, video=HEYGEN, exports=["json"])
+            await courses.until_status(course, "succeeded", within=WITHIN)
+            studio.standin.world.play = Play(seconds=0)
+            job = await section(courses, course, "lesson-1.1/video")
+            result = (await courses.until_status(job, "succeeded", within=WITHIN)).result
+            (lesson,) = (await course_of(courses, job))["modules"][0]["lessons"]
+            (row,) = await studio.rows(job)
+        assert [made["node"] for made in result["recomputed"]] == ["lesson-1.1/video"]
+        assert lesson["video"]["artifact_id"] == str(row.artifact_id)
+
+    async def test_one_that_was_given_up_is_fetched_and_not_bought_again(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID
+    ) -> None:
+        async with filming(temporal, database, store, tenant_id, policy=SOON_STUCK) as (courses, studio):
+            service = MediaService(database, TemporalWaker(temporal), webhook_secret=None)
+            studio.standin.faults.add(
+                Fault(kind=FaultKind.DROP_AFTER), Fault(kind=FaultKind.STATUS_BEFORE, call="list", times=1_000)
+            )
+            studio.desk.policy = SOON_STUCK.model_copy(update={"replay_within": timedelta(seconds=1)})
+            course = await courses.start(modules=1, lessons=1, video=HEYGEN, exports=["json"])
+            (row,) = await eventually(
+                lambda: studio.rows(course), lambda rows: bool(rows) and rows[0].state == "stuck", within=WITHIN
+            )
+            await service.resolve(tenant_id, row.id, "give_up")
+            await courses.until_status(course, "succeeded", within=WITHIN)
+            studio.standin.faults.clear()
+            job = await section(courses, course, "lesson-1.1/video")
+            await courses.until_status(job, "succeeded", within=WITHIN)
+            (render,) = studio.standin.world.renders.values()
+            (lesson,) = (await course_of(courses, job))["modules"][0]["lessons"]
+        assert lesson["video"]["sha256"] == sha256(render.body()).hexdigest()
+
+
+async def section(courses: Courses, course: JobRef, node: str) -> JobRef:
+    """Start making a node again."""
+    return await courses.start_kind("generation.section", {"course_id": str(course.job_id), "node": node})
+
+
+async def is_waiting(courses: Courses, job: JobRef, film: str = "/video-1.1") -> bool:
+    """Whether the film of a lesson lets time pass."""
+    try:
+        history = await courses.workflow(job, film).fetch_history()
+    except RPCError:
+        return False
+    return any(event.event_type == EventType.EVENT_TYPE_TIMER_STARTED for event in history.events)
