@@ -178,6 +178,15 @@ class CourseRepository:
         rows = [*await self._connection.execute(wholes), *await self._connection.execute(parts)]
         return tuple(sorted((_node(row) for row in rows), key=lambda node: reading_order(node.key)))
 
+    async def get_standing(self, course_id: UUID, keys: Iterable[str]) -> dict[str, TreeNode]:
+        """What stands in the working tree under the keys of these whole nodes; without their parts."""
+        query = (
+            select(*_revision)
+            .join(course_nodes, course_nodes.c.revision_id == node_revisions.c.id)
+            .where(course_nodes.c.course_id == course_id, course_nodes.c.key.in_(list(keys)))
+        )
+        return {row.key: _node(row) for row in await self._connection.execute(query)}
+
     async def get_made_by(self, course_id: UUID, job_id: UUID) -> tuple[TreeNode, ...]:
         """Every whole revision that a job has made of a course, oldest first."""
         query = select(*_revision).where(

@@ -77,6 +77,7 @@ class HeldModel(OfflineLanguageModel):
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.outlines: list[OutlineTask] = []
+        self.revisions: list[RevisionTask] = []
         self.in_progress = 0
         self.open = asyncio.Event()
         self.open.set()
@@ -96,6 +97,8 @@ class HeldModel(OfflineLanguageModel):
         self.asked.append(name)
         if isinstance(request.task, OutlineTask):
             self.outlines.append(request.task)
+        if isinstance(request.task, RevisionTask):
+            self.revisions.append(request.task)
         self.in_progress += 1
         try:
             if is_lesson and self.fault is not None and len(self.lessons) == self.failing_lesson:
