@@ -17,6 +17,7 @@ from domain.model import Frozen
 from domain.sections import EXPORT_KIND, SECTION_KIND, Revision, SectionInput, VersionExportInput, revision_of
 from repositories.approvals import ApprovalRepository
 from repositories.artifacts import ArtifactRepository
+from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository
 
 DocumentT = TypeVar("DocumentT", bound=Frozen)
@@ -63,6 +64,18 @@ class DocumentStore:
         async with self._database.tenant(job.tenant_id) as connection:
             objection = await ApprovalRepository(connection).get_objection_or_none(job)
         return None if objection is None else Revision(comment=objection.comment)
+
+    async def edited_or_none(self, job: JobRef, lesson: str, *, without: str) -> UUID | None:
+        """The lesson with this key as a person has edited it, where the tree has no ``without`` that is made of it.
+
+        None for every job but the one that makes the course: others work on what they have planned with.
+        """
+        if await self._read_wish(job) is not None:
+            return None
+        async with self._database.tenant(job.tenant_id) as connection:
+            standing = await CourseRepository(connection).get_standing(job.job_id, [lesson, without])
+        edited = lesson in standing and standing[lesson].job_id is None
+        return standing[lesson].artifact_id if edited and without not in standing else None
 
     async def read_section(self, job: JobRef) -> SectionInput:
         """The input of a ``generation.section`` job."""

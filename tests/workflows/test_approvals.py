@@ -8,7 +8,6 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
 from temporalio.client import Client
 
 from activities.approvals import ApprovalActivities, AskApprovalInput
@@ -31,6 +30,7 @@ from tests.support.approvals import PATIENCE, rounds, until_asked
 from tests.support.course_service import Courses, serving_courses
 from tests.support.job_rows import artifact_names, event_rows, job_row
 from tests.support.life import new_tenant
+from tests.support.locks import until_done_or_blocked
 from tests.support.waiting import eventually
 
 BOTH: Final = {"outline": True, "final": True}
@@ -417,6 +417,28 @@ class TestEditedLesson:
         with pytest.raises(ContentChanged):
             await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.2", mine, seen=node.content_sha256)
 
+    async def test_is_what_slides_and_questions_are_made_from_that_are_not_there_yet(
+        self, courses: Courses, service: ApprovalService
+    ) -> None:
+        """Also the slides that were being made: those of the old text get into no tree."""
+        courses.model.drawing.clear()
+        job = await courses.start(modules=1, lessons=1, slides=True, quiz=True)
+        await courses.until(lambda: any(name.startswith("slides of") for name in courses.model.asked), within=PATIENCE)
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"title": "By hand"})
+        edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        assert edited.version is None
+        courses.model.drawing.set()
+        row = await end(courses, job, "succeeded")
+        assert courses.model.asked[-3:] == [f"slides of {content.title}", "slides of By hand", "quiz of By hand"]
+        async with courses.database.tenant(job.tenant_id) as connection:
+            made = await CourseRepository(connection).get_made_by(job.job_id, job.job_id)
+        assert [one.key for one in made if "/" in one.key] == ["lesson-1.1/slides", "lesson-1.1/quiz"]
+        assert {one.key: one for one in await version_of(courses, job, 1)}.items() >= {
+            one.key: one for one in made if "/" in one.key
+        }.items()
+        assert row.result["slides"]["lessons_without"] == row.result["quiz"]["lessons_without"] == 0
+
     async def test_of_a_finished_course_is_another_version(self, courses: Courses, service: ApprovalService) -> None:
         job = await courses.start(modules=1, lessons=1)
         await end(courses, job, "succeeded")
@@ -649,17 +671,6 @@ async def until_asked_anew(courses: Courses, job: JobRef, *, number: int = 1, be
         lambda row: row.content_sha256 not in {None, besides},
         within=PATIENCE,
     )
-
-
-async def until_done_or_blocked(database: Database, tenant_id: UUID, task: asyncio.Task[Any]) -> None:
-    """Wait until a task is done, or somebody (who, if not its statement) waits for a lock."""
-
-    async def look() -> bool:
-        query = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        async with database.tenant(tenant_id) as connection:
-            return task.done() or bool((await connection.execute(query)).scalar_one())
-
-    await eventually(look, within=PATIENCE)
 
 
 async def until_looked(courses: Courses, job: JobRef, *, times: int) -> None:
