@@ -209,6 +209,8 @@ def queues(families: Families) -> list[Queue]:
                 course.export_course,
                 families.approvals.ask_approval,
                 families.approvals.look_at_approval,
+                families.approvals.plan_rewriting,
+                families.approvals.freeze_rewritten,
                 families.sections.plan_section,
                 families.sections.apply_section,
                 families.sections.export_version,

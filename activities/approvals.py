@@ -1,6 +1,9 @@
-"""Asking a person, and looking what they said. Short transactions, run as local activities."""
+"""Asking a person, looking what they said, and what their no to a finished course means for its next attempt.
 
-from collections.abc import Mapping
+Short transactions, run as local activities.
+"""
+
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -12,16 +15,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio import activity
 
 from activities.errors import as_failures
+from activities.steps import StepKeeper
 from core.database import Database
 from core.logging import bind_job
 from domain.approvals import ApprovalState, Subject, files_sha256
+from domain.course_graph import NodeKind, TreeNode, kind_of, lesson_key
 from domain.errors import Superseded
+from domain.generation import ContentStatus
 from domain.jobs import JobRef
 from domain.model import Frozen
 from repositories.approvals import ApprovalRepository, approval_wait
 from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository
 from repositories.rows import AnyRow
+from repositories.steps import StepResultRepository
 from repositories.tables import jobs
 from repositories.waits import standing_wait
 
@@ -63,11 +70,37 @@ class Approval(Frozen):
     artifact_id: UUID | None
 
 
+class PlanRewritingInput(Frozen):
+    """A course of which a person may have rejected an earlier attempt; how many lessons each of its modules has."""
+
+    job: JobRef
+    lessons: tuple[int, ...]
+
+
+class Rewriting(Frozen):
+    """What follows from the ``round`` in which a person rejected the finished course and said what is wrong.
+
+    ``before`` has a place for every lesson of every module: the artifact of the lesson as it was rejected, where it is
+    made anew with that comment, and None where it stays.
+    """
+
+    round: int
+    before: tuple[tuple[UUID | None, ...], ...]
+
+
+class FreezeRewrittenInput(Frozen):
+    """The round whose rewriting is done."""
+
+    job: JobRef
+    round: int
+
+
 class ApprovalActivities:
     """Rounds of approval. ``hour`` is how long an hour of waiting takes; tests are in a hurry."""
 
     def __init__(self, database: Database, *, hour: timedelta = timedelta(hours=1)) -> None:
         self._database = database
+        self._keeper = StepKeeper(database)
         self._hour = hour
 
     @activity.defn(name="ask_approval")
@@ -114,6 +147,59 @@ class ApprovalActivities:
                 _log.info("approval.timed_out", subject=row.subject, round=row.round, state=state.value)
                 return _standing(row)
 
+    @activity.defn(name="plan_rewriting")
+    async def plan_rewriting(self, plan: PlanRewritingInput) -> Rewriting | None:
+        """Which lessons are made anew because of a person's comment on the finished course; None where there is none.
+
+        Planned once for each such comment: later attempts find again what was written for it. What a person or a
+        section job has put into the course stays, and so do drafts, of which there is nothing to revise.
+        """
+        job = plan.job
+        keys = [[lesson_key(module, lesson) for lesson in range(count)] for module, count in enumerate(plan.lessons)]
+        with bind_job(job), as_failures():
+            async with self._keeper.effect(job) as connection:
+                objection = await ApprovalRepository(connection).get_objection_or_none(job)
+                if objection is None:
+                    return None
+                memory, part = StepResultRepository(connection), _rewriting_part(objection.round)
+                kept = await memory.get_or_none(job, part, "")
+                if kept is None:
+                    every = [key for module in keys for key in module]
+                    standing = await CourseRepository(connection).get_standing(job.job_id, every)
+                    ours = [node for node in standing.values() if node.job_id == job.job_id]
+                    ready = [node for node in ours if node.status is ContentStatus.READY]
+                    kept = {node.key: str(node.artifact_id) for node in ready}
+                    await memory.add(job, part, "", kept)
+        before = tuple(tuple(kept.get(key) for key in module) for module in keys)
+        return Rewriting.model_validate({"round": objection.round, "before": before})
+
+    @activity.defn(name="freeze_rewritten")
+    async def freeze_rewritten(self, step: FreezeRewrittenInput) -> bool:
+        """Make the next version of a course that was rewritten; False where nothing in it came out other than it was.
+
+        A model may find nothing else to say, and the offline one never does: then the course stays as it is.
+        """
+        job = step.job
+        with bind_job(job), as_failures():
+            async with self._keeper.effect(job, course_id=job.job_id) as connection:
+                memory, part = StepResultRepository(connection), f"{_rewriting_part(step.round)}-done"
+                kept = await memory.get_or_none(job, part, "")
+                if kept is None:
+                    courses = CourseRepository(connection)
+                    latest = (await courses.get(job.job_id)).latest_version
+                    before = _contents(await courses.get_version_tree(job.job_id, latest))
+                    now = _contents(await courses.get_tree(job.job_id))
+                    version = None
+                    if now != before:
+                        note = f"rewritten after round {step.round} of approval"
+                        version = await courses.snapshot(job.job_id, None, reason="made", note=note)
+                    kept = {"version": version}
+                    await memory.add(job, part, "", kept)
+                    lessons = [key for key in now if kind_of(key) is NodeKind.LESSON and now[key] != before.get(key)]
+                    told = {"round": step.round, "version": version, "lessons": len(lessons)}
+                    await _record(connection, job, "course.rewritten", told, {})
+                return kept["version"] is not None
+
     def _asked(self, ask: AskApprovalInput) -> dict[str, Any]:
         now = datetime.now(UTC)
         return {
@@ -132,6 +218,15 @@ class ApprovalActivities:
         waiting = case((jobs.c.paused, jobs.c.waiting_on), else_=waits)
         await _record(connection, job, "approval.requested", _facts(row), {"waiting_on": waiting})
         return _standing(row)
+
+
+def _rewriting_part(number: int) -> str:
+    """The name of a rewriting within the memory of the job."""
+    return f"rewriting-{number}"
+
+
+def _contents(tree: Sequence[TreeNode]) -> dict[str, str]:
+    return {node.key: node.content_sha256 for node in tree}
 
 
 def _must_ask_again(ask: AskApprovalInput, found: AnyRow, digest: str | None) -> bool:

@@ -122,7 +122,8 @@ def _pieces_of_lesson(node: TreeNode, document: Mapping[str, Any]) -> list[Piece
     if content is None:
         return [piece_without_words(node)]
     terms = [f"{term['term']}: {term['definition']}" for term in content["terms"]]
-    frame = "\n\n".join([content["summary"], *content["key_points"], *terms])
+    # Readers see both titles: that of the plan, under which the lesson stands, and that of its text.
+    frame = "\n\n".join([content["title"], content["summary"], *content["key_points"], *terms])
     blocks = [
         _piece(
             below(node.key, f"block-{number}"),
@@ -151,7 +152,7 @@ def _question_text(question: Mapping[str, Any]) -> str:
     options = [
         f"{'+' if place == question['answer'] else '-'} {option}" for place, option in enumerate(question["options"])
     ]
-    return "\n".join([question["question"], *options, question["explanation"]])
+    return "\n".join([question["question"], *options, question["explanation"], question["evidence"]])
 
 
 # --- matching ---------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, case, insert, not_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, func, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.approvals import ApprovalState, Subject
-from domain.jobs import WaitingKind, WaitingOn
+from domain.jobs import JobRef, WaitingKind, WaitingOn
 from repositories.rows import AnyRow
 from repositories.tables import approvals, jobs
 
@@ -65,6 +65,17 @@ class ApprovalRepository:
             approvals.c.round < before,
         )
         return (await self._connection.execute(query.order_by(approvals.c.round))).all()
+
+    async def get_objection_or_none(self, job: JobRef) -> AnyRow | None:
+        """The last time before this attempt that a person rejected the finished course and said what is wrong."""
+        query = select(approvals).where(
+            approvals.c.job_id == job.job_id,
+            approvals.c.subject == Subject.COURSE,
+            approvals.c.state == ApprovalState.REJECTED,
+            approvals.c.attempt < job.attempt,
+            func.btrim(approvals.c.comment) != "",
+        )
+        return await self._one(query.order_by(approvals.c.round.desc()).limit(1), lock=False)
 
     async def get_approved(self, job_id: UUID, subject: Subject, content_sha256: str) -> AnyRow | None:
         """A round in which just this content was approved."""

@@ -54,7 +54,8 @@ _VALUES: Final = """
 """
 
 # Revisions of the job that makes the course stand in the tree at once, but never instead of what a section job or a
-# person has put there meanwhile; only the outline is theirs alone. Those of a section job wait for ``apply``.
+# person has put there meanwhile, nor beside another text than they were made from; only the outline is theirs alone.
+# Those of a section job wait for ``apply``.
 _add_revisions: Final = text(
     f"""
     WITH {_GIVEN}, job AS (
@@ -74,14 +75,30 @@ _add_revisions: Final = text(
         SELECT made.id, made.key
         FROM node_revisions made JOIN given USING (key, input_hash)
         WHERE made.course_id = :course_id AND made.job_id = :job_id AND made.whole_id IS NULL AND given.whole_id IS NULL
+    ), above AS (
+        -- Locked: whoever replaces this text waits, and then sees what was put below it.
+        SELECT revision_id FROM course_nodes WHERE course_id = :course_id AND key = :lesson FOR SHARE
+    ), fitting AS (
+        SELECT FROM above JOIN node_revisions lesson ON lesson.id = above.revision_id
+        WHERE lesson.artifact_id = :made_from OR EXISTS (
+            SELECT FROM node_revisions mine
+            WHERE mine.course_id = :course_id AND mine.job_id = :job_id AND mine.key = lesson.key
+              AND mine.content_sha256 = lesson.content_sha256)
     )
     INSERT INTO course_nodes AS node (tenant_id, course_id, key, revision_id)
-    SELECT job.tenant_id, :course_id, standing.key, standing.id FROM standing, job WHERE :job_id = :course_id
+    SELECT job.tenant_id, :course_id, standing.key, standing.id FROM standing, job
+    WHERE :job_id = :course_id AND (EXISTS (SELECT FROM fitting) OR NOT EXISTS (SELECT FROM above))
     ON CONFLICT (tenant_id, course_id, key) DO UPDATE SET revision_id = excluded.revision_id
     WHERE node.key = 'outline'
        OR (SELECT job_id FROM node_revisions WHERE id = node.revision_id) IS NOT DISTINCT FROM :course_id
     """  # noqa: S608 - a constant of this module
-).bindparams(bindparam("nodes", type_=JSONB), bindparam("course_id", type_=Uuid), bindparam("job_id", type_=Uuid))
+).bindparams(
+    bindparam("nodes", type_=JSONB),
+    bindparam("course_id", type_=Uuid),
+    bindparam("job_id", type_=Uuid),
+    bindparam("lesson", type_=Text),
+    bindparam("made_from", type_=Uuid),
+)
 
 _add_by_hand: Final = text(
     f"""
@@ -100,16 +117,23 @@ def course_statement(job: JobRef, course_id: UUID, *, title: str, corpus_id: UUI
     }  # fmt: skip
 
 
-def revisions_statement(job: JobRef, course_id: UUID, nodes: Sequence[NodeMade]) -> Statement:
+def revisions_statement(
+    job: JobRef, course_id: UUID, nodes: Sequence[NodeMade], *, made_from: UUID | None = None
+) -> Statement:
     """One SQL statement that writes down revisions of nodes; run it in the transaction that finishes their part.
 
     Nodes without an artifact of their own (modules, blocks, single slides) are parts of the nearest node before them
     in ``nodes`` that has one, and come and go with it. Made by the job of the course itself they stand in its working
     tree at once; made by another job they wait until that job applies them. Repeating the statement changes nothing,
     nor does it do anything where the job is finished or a newer attempt has taken over.
+
+    What belongs to a lesson (all of ``nodes`` to the same one) stands in the tree only below a text that it was made
+    from: one that the job itself has written, or the lesson behind the artifact ``made_from``.
     """
+    lesson, below_it, _ = nodes[0].key.partition("/")
     return _add_revisions, {
         "course_id": course_id, "job_id": job.job_id, "attempt": job.attempt, "nodes": _given(nodes),
+        "lesson": lesson if below_it else "", "made_from": made_from,
     }  # fmt: skip
 
 
@@ -177,6 +201,15 @@ class CourseRepository:
         wholes, parts = mine.where(node_revisions.c.id.in_(wanted)), mine.where(node_revisions.c.whole_id.in_(wanted))
         rows = [*await self._connection.execute(wholes), *await self._connection.execute(parts)]
         return tuple(sorted((_node(row) for row in rows), key=lambda node: reading_order(node.key)))
+
+    async def get_standing(self, course_id: UUID, keys: Iterable[str]) -> dict[str, TreeNode]:
+        """What stands in the working tree under the keys of these whole nodes; without their parts."""
+        query = (
+            select(*_revision)
+            .join(course_nodes, course_nodes.c.revision_id == node_revisions.c.id)
+            .where(course_nodes.c.course_id == course_id, course_nodes.c.key.in_(list(keys)))
+        )
+        return {row.key: _node(row) for row in await self._connection.execute(query)}
 
     async def get_made_by(self, course_id: UUID, job_id: UUID) -> tuple[TreeNode, ...]:
         """Every whole revision that a job has made of a course, oldest first."""

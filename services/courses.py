@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 
+from activities.generation.revisions import findings_with_block
 from core.database import Database
 from core.ids import new_id
 from core.store import ArtifactStore
@@ -325,7 +326,8 @@ def _with_part(there: Frozen, theirs: Frozen, place: int) -> Frozen | None:
         if blocks is None:
             return None
         content = LessonContent.model_validate({**there.content.model_dump(), "blocks": blocks})
-        return there.model_copy(update={"content": content})
+        findings = findings_with_block(there.findings, theirs.findings, place)
+        return there.model_copy(update={"content": content, "findings": findings})
     if isinstance(there, WrittenSlides) and isinstance(theirs, WrittenSlides) and there.deck and theirs.deck:
         slides = _spliced(there.deck.slides, theirs.deck.slides, place)
         return None if slides is None else there.model_copy(update={"deck": SlideDeck(slides=slides)})

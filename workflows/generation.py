@@ -11,6 +11,7 @@ from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
+    from activities.approvals import ApprovalActivities, FreezeRewrittenInput, PlanRewritingInput, Rewriting
     from activities.generation.lesson_parts import LessonPartActivities, WriteLessonPartInput
     from activities.generation.steps import (
         CourseStepInput,
@@ -30,7 +31,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.model import Frozen
     from workflows.approvals import ApprovedWorkflow
     from workflows.jobs import JobResult, PauseGate
-    from workflows.options import COMPUTE, MODEL_CALL
+    from workflows.options import COMPUTE, MODEL_CALL, RECORD
     from workflows.video import RenderVideoWorkflow
 
 TASK_QUEUE: Final = "generation"
@@ -61,7 +62,8 @@ def module_workflow_id(job: JobRef, module: int) -> str:
 class CourseModuleInput(Frozen):
     """One module of a course: ``lessons`` lessons, at first at most ``slots`` of them at once.
 
-    ``parts`` is made of every lesson that is ready, in this order; ``video`` says that it is filmed then.
+    ``parts`` is made of every lesson that is ready, in this order; ``video`` says that it is filmed then. ``before``
+    has the lessons that are made anew because a person did not agree to them, as they are.
     """
 
     job: JobRef
@@ -72,6 +74,7 @@ class CourseModuleInput(Frozen):
     slots: int
     parts: tuple[LessonPart, ...] = ()
     video: bool = False
+    before: tuple[UUID | None, ...] = ()
 
 
 class FreedSlots(Frozen):
@@ -109,9 +112,10 @@ class CourseGenerationWorkflow(ApprovedWorkflow):
             self._job, module_steps(outline.lessons, video=outline.video), first_position=len(first_steps())
         )
         workflow.set_current_details(f"Writing {sum(outline.lessons)} lessons in {len(outline.lessons)} modules")
-        await self._write_modules(corpus_id, outline)
+        rewriting = await self._plan_rewriting(outline)
+        await self._write_modules(corpus_id, outline, rewriting)
         workflow.set_current_details("Putting the course together")
-        await self._export(corpus_id, outline)
+        await self._export(corpus_id, outline, again=await self._freeze_rewritten(rewriting))
         if outline.approval is not None and outline.approval.final:
             await self._agree_on_course(corpus_id, outline, outline.approval)
 
@@ -165,7 +169,25 @@ class CourseGenerationWorkflow(ApprovedWorkflow):
             # A part of it was edited: people are shown, and asked about, what that makes of the whole.
             await self._export(corpus_id, outline, again=True)
 
-    async def _write_modules(self, corpus_id: UUID, outline: WriteOutlineResult) -> None:
+    async def _plan_rewriting(self, outline: WriteOutlineResult) -> Rewriting | None:
+        """What is made anew because a person rejected what an earlier attempt has made."""
+        if self._job.attempt == 1 or outline.approval is None or not outline.approval.final:
+            return None
+        if not workflow.patched("rewriting"):
+            return None
+        plan = PlanRewritingInput(job=self._job, lessons=outline.lessons)
+        return await workflow.execute_local_activity_method(ApprovalActivities.plan_rewriting, plan, **RECORD)
+
+    async def _freeze_rewritten(self, rewriting: Rewriting | None) -> bool:
+        """Whether the course has another version by what was rewritten."""
+        if rewriting is None:
+            return False
+        done = FreezeRewrittenInput(job=self._job, round=rewriting.round)
+        return await workflow.execute_local_activity_method(ApprovalActivities.freeze_rewritten, done, **RECORD)
+
+    # --- modules ------------------------------------------------------------------------------------
+
+    async def _write_modules(self, corpus_id: UUID, outline: WriteOutlineResult, rewriting: Rewriting | None) -> None:
         """Start modules as slots become free. After a failure start no more, but let paid work finish."""
         self._free_slots = outline.fan_out
         running: list[asyncio.Task[None]] = []
@@ -179,6 +201,7 @@ class CourseGenerationWorkflow(ApprovedWorkflow):
                 part = CourseModuleInput(
                     job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id,
                     module=module, lessons=lessons, slots=slots, parts=outline.parts, video=outline.video,
+                    before=() if rewriting is None else rewriting.before[module],
                 )  # fmt: skip
                 running.append(asyncio.create_task(self._write_module(part)))
             await asyncio.gather(*running)
@@ -417,6 +440,7 @@ class CourseModuleWorkflow:
                 WriteLessonInput(
                     job=part.job, corpus_id=part.corpus_id, outline_id=part.outline_id,
                     module=part.module, lesson=lesson, is_last=not part.parts,
+                    before_id=part.before[lesson] if part.before else None,
                 ),
                 summary=f"lesson {name}",
                 **MODEL_CALL,

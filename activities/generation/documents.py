@@ -10,11 +10,14 @@ from core.database import Database
 from core.ids import new_id
 from core.store import ArtifactStore
 from domain.artifacts import Artifact, ArtifactRole
+from domain.course_graph import NodeKind, kind_of
 from domain.generation import CourseInput
 from domain.jobs import JobRef
 from domain.model import Frozen
 from domain.sections import EXPORT_KIND, SECTION_KIND, Revision, SectionInput, VersionExportInput, revision_of
+from repositories.approvals import ApprovalRepository
 from repositories.artifacts import ArtifactRepository
+from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository
 
 DocumentT = TypeVar("DocumentT", bound=Frozen)
@@ -49,9 +52,30 @@ class DocumentStore:
         return job.job_id if wish is None else wish.course_id
 
     async def revision_of(self, job: JobRef, key: str) -> Revision | None:
-        """How this job wants the whole node ``key`` to be made anew; None where it is to follow from what it is of."""
+        """How this job wants the whole node ``key`` to be made anew; None where it is to follow from what it is of.
+
+        A course that a person rejected in an earlier attempt wants so of its lessons, with that person's comment.
+        """
         wish = await self._read_wish(job)
-        return revision_of(wish, key) if isinstance(wish, SectionInput) else None
+        if isinstance(wish, SectionInput):
+            return revision_of(wish, key)
+        if wish is not None or job.attempt == 1 or kind_of(key) is not NodeKind.LESSON:
+            return None
+        async with self._database.tenant(job.tenant_id) as connection:
+            objection = await ApprovalRepository(connection).get_objection_or_none(job)
+        return None if objection is None else Revision(comment=objection.comment)
+
+    async def edited_or_none(self, job: JobRef, lesson: str, *, without: str) -> UUID | None:
+        """The lesson with this key as a person has edited it, where the tree has no ``without`` that is made of it.
+
+        None for every job but the one that makes the course: others work on what they have planned with.
+        """
+        if await self._read_wish(job) is not None:
+            return None
+        async with self._database.tenant(job.tenant_id) as connection:
+            standing = await CourseRepository(connection).get_standing(job.job_id, [lesson, without])
+        edited = lesson in standing and standing[lesson].job_id is None
+        return standing[lesson].artifact_id if edited and without not in standing else None
 
     async def read_section(self, job: JobRef) -> SectionInput:
         """The input of a ``generation.section`` job."""

@@ -1,6 +1,6 @@
 """What is made of a written lesson by a language model: its slides and its questions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -88,23 +88,48 @@ class LessonPartActivities:
         """Make the slides of a lesson."""
         async with self._keeper.attempt(step.job, module_step(step.module)), heartbeating():
             wanted = await self._documents.read_input(step.job)
-            lesson = await self._documents.read(step.job, step.lesson_id, Lesson)
-            return await self._make(step, LessonPart.SLIDES, lesson, wanted, slides_wish(wanted, content_of(lesson)))
+            return await self._make(
+                step, LessonPart.SLIDES, wanted, lambda lesson: slides_wish(wanted, content_of(lesson))
+            )
 
     @activity.defn(name="write_quiz")
     async def write_quiz(self, step: WriteLessonPartInput) -> WriteLessonPartResult:
         """Write questions on a lesson."""
         async with self._keeper.attempt(step.job, module_step(step.module)), heartbeating():
             wanted = await self._documents.read_input(step.job)
-            lesson = await self._documents.read(step.job, step.lesson_id, Lesson)
             corpus = await self._documents.read(step.job, step.corpus_id, Corpus)
-            wish = quiz_wish(wanted, content_of(lesson), corpus, lesson.section_ids)
-            return await self._make(step, LessonPart.QUIZ, lesson, wanted, wish)
+            return await self._make(
+                step,
+                LessonPart.QUIZ,
+                wanted,
+                lambda lesson: quiz_wish(wanted, content_of(lesson), corpus, lesson.section_ids),
+            )
 
     async def _make(
-        self, step: WriteLessonPartInput, part: LessonPart, lesson: Lesson, wanted: CourseInput, wish: Wish[Any]
+        self, step: WriteLessonPartInput, part: LessonPart, wanted: CourseInput, wish_of: Callable[[Lesson], Wish[Any]]
     ) -> WriteLessonPartResult:
+        """Make it of the lesson that the step names, or of what a person has made of that lesson by now.
+
+        Where a person edits the lesson meanwhile it is made once more: nothing may stand beside a text it is not of.
+        """
+        kept = None
+        while kept is None:
+            lesson_id = await self._lesson_id(step, part)
+            kept = await self._make_of(lesson_id, step, part, wanted, wish_of)
+        return WriteLessonPartResult(artifact_id=kept["artifact_id"], status=kept["status"])
+
+    async def _make_of(
+        self,
+        lesson_id: UUID,
+        step: WriteLessonPartInput,
+        part: LessonPart,
+        wanted: CourseInput,
+        wish_of: Callable[[Lesson], Wish[Any]],
+    ) -> dict[str, Any] | None:
+        """What there is of it, made now or before; None where the lesson has been edited while it was made."""
         key = below(lesson_key(step.module, step.lesson), part)
+        lesson = await self._documents.read(step.job, lesson_id, Lesson)
+        wish = wish_of(lesson)
         model, model_name = self._models.chosen(wanted)
         anew = await self._documents.revision_of(step.job, key)
         before = await self._read_before(step, part)
@@ -112,15 +137,22 @@ class LessonPartActivities:
             wish = revised(wish, anew, before, spoiled=await self._spoiled.count(step.job, key))
         digest = part_digest(key, model.name, model_name, wish)
         kept = await self._keeper.recall(step.job, key, digest)
-        if kept is None:
-            written = await self._writer.write(step.job, key, model, model_name, wish)
-            if anew is not None:
-                written = put_back(written, anew, before)
-            body = slides_of(written) if part is LessonPart.SLIDES else quiz_of(written)
-            if anew is not None and written.content is None:
-                await self._spoiled.refuse(step.job, key, body, written.status, written.findings)
-            kept = await self._keep(step, part, digest, lesson, body)
-        return WriteLessonPartResult(artifact_id=kept["artifact_id"], status=kept["status"])
+        if kept is not None:
+            return kept
+        written = await self._writer.write(step.job, key, model, model_name, wish)
+        if anew is not None:
+            written = put_back(written, anew, before)
+        body = slides_of(written) if part is LessonPart.SLIDES else quiz_of(written)
+        if anew is not None and written.content is None:
+            await self._spoiled.refuse(step.job, key, body, written.status, written.findings)
+        if await self._lesson_id(step, part) != lesson_id:
+            return None
+        return await self._keep(step, part, digest, lesson, body, made_from=lesson_id)
+
+    async def _lesson_id(self, step: WriteLessonPartInput, part: LessonPart) -> UUID:
+        lesson = lesson_key(step.module, step.lesson)
+        edited = await self._documents.edited_or_none(step.job, lesson, without=below(lesson, part))
+        return edited or step.lesson_id
 
     async def _read_before(self, step: WriteLessonPartInput, part: LessonPart) -> SlideDeck | Quiz | None:
         if step.before_id is None:
@@ -136,6 +168,8 @@ class LessonPartActivities:
         digest: str,
         lesson: Lesson,
         body: WrittenSlides | WrittenQuiz,
+        *,
+        made_from: UUID,
     ) -> dict[str, Any]:
         """Store it, and in one transaction name it, remember it, put it into the graph and say so."""
         job, key = step.job, lesson_key(step.module, step.lesson)
@@ -152,7 +186,8 @@ class LessonPartActivities:
         )  # fmt: skip
         course_id = await self._documents.course_of(job)
         nodes = nodes_of(key, lesson.title, body, input_hash=digest, artifact_id=artifact.id)
-        if await self._keeper.finish_artifact(job, finished, revisions_statement(job, course_id, nodes)):
+        standing = revisions_statement(job, course_id, nodes, made_from=made_from)
+        if await self._keeper.finish_artifact(job, finished, standing):
             return result
         earlier = await self._keeper.recall(job, below(key, part), digest)
         assert earlier is not None

@@ -75,9 +75,19 @@ def put_back(
         return written
     place = number_of(revision.part)
     where = _place_in(before, place)
-    kept = [finding for finding in findings if not _is_at(finding.pointer, where)]
     found = [finding.model_copy(update={"pointer": f"{where}{finding.pointer}"}) for finding in written.findings]
-    return replace(written, content=_with_part(before, place, part), findings=(*kept, *found))
+    return replace(written, content=_with_part(before, place, part), findings=_with_findings(findings, found, where))
+
+
+def findings_with_block(findings: Sequence[Finding], others: Sequence[Finding], place: int) -> tuple[Finding, ...]:
+    """The findings of a lesson whose block at this place (from zero) is that of another lesson with ``others``."""
+    where = f"/blocks/{place}"
+    return _with_findings(findings, [finding for finding in others if _is_at(finding.pointer, where)], where)
+
+
+def _with_findings(findings: Sequence[Finding], found: Sequence[Finding], where: str) -> tuple[Finding, ...]:
+    """What was found at this place instead of what was found there before."""
+    return (*(finding for finding in findings if not _is_at(finding.pointer, where)), *found)
 
 
 def _place_in(before: Frozen | None, place: int) -> str:

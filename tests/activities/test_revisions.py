@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from activities.generation.lesson_parts import slides_wish
-from activities.generation.revisions import put_back, revised
+from activities.generation.revisions import findings_with_block, put_back, revised
 from activities.generation.writer import Wish, Written
 from domain.generation import ContentStatus, CourseInput, LessonBlock, Slide, SlideDeck
 from domain.guarding import Finding, FindingKind, GuardAction
@@ -60,3 +60,12 @@ def test_findings_of_other_blocks_stay_and_new_ones_name_their_place_in_the_less
     ]  # fmt: skip
     assert made.content is not None
     assert made.content.blocks[1].heading == "Anew"
+
+
+def test_a_block_of_another_lesson_brings_its_own_findings_and_no_others() -> None:
+    """Block 1 is not block 10, and what was found elsewhere in that lesson is not in this one."""
+    mine = [finding(pointer) for pointer in ("/summary", "/blocks/1/heading", "/blocks/10/heading")]
+    theirs = [finding(pointer) for pointer in ("/summary", "/blocks/1/paragraphs/0", "/blocks/10/paragraphs/0")]
+    assert [one.pointer for one in findings_with_block(mine, theirs, 1)] == [
+        "/summary", "/blocks/10/heading", "/blocks/1/paragraphs/0",
+    ]  # fmt: skip

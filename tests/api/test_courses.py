@@ -7,6 +7,10 @@ import pytest
 from fastapi import FastAPI
 
 from core.database import Database
+from domain.generation import Lesson
+from domain.guarding import Finding, FindingKind, GuardAction
+from repositories.artifacts import ArtifactRepository
+from repositories.courses import CourseRepository
 from tests.api.support import Front, pointers, problem_of
 from tests.support.course_trees import CourseTree, add_course
 
@@ -38,6 +42,23 @@ async def version(front: Front, course: CourseTree, number: int) -> dict[str, An
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
     return document
+
+
+async def lesson_of(app: FastAPI, course: CourseTree, key: str) -> Lesson:
+    """The document behind a lesson of the working tree."""
+    async with course.database.tenant(course.job.tenant_id) as connection:
+        node = (await CourseRepository(connection).get_standing(course.id, [key]))[key]
+        assert node.artifact_id is not None
+        artifact = await ArtifactRepository(connection).get_one(node.artifact_id)
+    return Lesson.model_validate_json(await app.state.services.store.get(artifact.store_key))
+
+
+def finding(pointer: str) -> Finding:
+    """An address in some string."""
+    return Finding(
+        kind=FindingKind.EMAIL, pointer=pointer, start=0, end=5, confidence=1.0, detector="test",
+        action=GuardAction.FLAG,
+    )  # fmt: skip
 
 
 class TestLooking:
@@ -166,6 +187,22 @@ class TestMix:
             "lesson-1.1", "lesson-1.1/block-2", "lesson-1.2", "lesson-1.2/block-1", "lesson-1.2/block-2",
         }  # fmt: skip
         assert mixed["lesson-1.1/slides"] == third["lesson-1.1/slides"]
+
+    async def test_what_was_found_in_a_block_comes_and_goes_with_it(
+        self, front: Front, course: CourseTree, app: FastAPI
+    ) -> None:
+        """What was found elsewhere in the lesson it comes from does not."""
+        blocks = ("Moon: The moon pulls the sea.", "Sun: So does the sun.")
+        await course.write_lesson(1, *blocks, findings=(finding("/summary"), finding("/blocks/1/heading")))
+        assert await course.freeze() == 4
+        blocks = ("Moon: The moon pulls.", "Sun: The sun pulls.")
+        theirs = tuple(finding(f"/blocks/{place}/paragraphs/0") for place in (0, 1))
+        await course.write_lesson(1, *blocks, findings=theirs)
+        assert await course.freeze() == 5
+        wish = {"base": 4, "take": [{"node": "lesson-1.1/block-2", "from": 5}]}
+        assert (await front.http.post(f"/courses/{course.id}/mix", json=wish)).status_code == 201
+        mixed = await lesson_of(app, course, "lesson-1.1")
+        assert [one.pointer for one in mixed.findings] == ["/summary", "/blocks/1/paragraphs/0"]
 
     @pytest.mark.parametrize(
         ("wish", "named"),

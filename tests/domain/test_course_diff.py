@@ -1,12 +1,18 @@
 """What is different between two versions, on pieces made up for it."""
 
 import random
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.course_diff import Change, Piece, compare, word_runs
-from domain.course_graph import NodeKind, content_sha256
+from core.ids import new_id
+from domain.course_diff import Change, Piece, compare, pieces_of_document, word_runs
+from domain.course_graph import NodeKind, TreeNode, content_sha256
+from domain.generation import ContentStatus, Quiz
+from domain.lesson_parts import WrittenQuiz
+from domain.model import Frozen
+from tests.support.courses import make_content, make_lesson, make_provenance, make_question
 
 ONE = "Tides come twice a day because the earth turns below two bulges of water."
 TWO = "Bays that are long and narrow carry the highest tides of all coasts."
@@ -70,6 +76,36 @@ class TestMatching:
         assert len(told_after) == len(set(told_after))
         assert len(told_before) + diff.unchanged == len(before)
         assert len(told_after) + diff.unchanged == len(after)
+
+
+class TestPieces:
+    """What of a document is compared: whatever readers see of it."""
+
+    def test_the_title_that_a_lessons_text_has_of_its_own(self) -> None:
+        """It may be another than that of the plan, and then both are shown."""
+        before = make_lesson(content=make_content(title="The moon pulls"))
+        after = make_lesson(content=make_content(title="The moon and the sea"))
+        (difference,) = compare(pieces(NodeKind.LESSON, before), pieces(NodeKind.LESSON, after)).differences
+        assert (difference.change, difference.after) == (Change.CHANGED, "lesson-1.1")
+        assert "and the sea" in [run.text.strip() for run in difference.words if run.op == "insert"]
+
+    def test_the_sentence_that_shows_an_answer(self) -> None:
+        quizzes = [Quiz(questions=(make_question(evidence=sentence),)) for sentence in (ONE, TWO)]
+        before, after = (
+            WrittenQuiz(status=ContentStatus.READY, quiz=quiz, provenance=make_provenance()) for quiz in quizzes
+        )
+        (difference,) = compare(pieces(NodeKind.QUIZ, before), pieces(NodeKind.QUIZ, after)).differences
+        assert (difference.change, difference.after) == (Change.CHANGED, "lesson-1.1/quiz")
+
+
+def pieces(kind: NodeKind, document: Frozen) -> list[Piece]:
+    """The pieces of a document of the first lesson."""
+    key = "lesson-1.1" if kind is NodeKind.LESSON else f"lesson-1.1/{kind}"
+    node = TreeNode(
+        key=key, kind=kind, title="Tides", input_hash="", content_sha256="", revision_id=new_id(),
+        made_at=datetime.now(UTC),
+    )  # fmt: skip
+    return pieces_of_document(node, document.model_dump(mode="json"))
 
 
 class TestWords:

@@ -15,6 +15,7 @@ from domain.jobs import JobRef
 from repositories.courses import CourseRepository, course_statement, revision_statement, revisions_statement
 from repositories.tables import node_revisions
 from tests.support.job_rows import add_running_job, finish_job, next_attempt
+from tests.support.locks import until_done_or_blocked
 
 
 def lesson(key: str, content: str, *, made_from: str = "plan", blocks: int = 2) -> list[NodeMade]:
@@ -35,6 +36,14 @@ def lesson(key: str, content: str, *, made_from: str = "plan", blocks: int = 2) 
     ]  # fmt: skip
 
 
+def slides(lesson: str, content: str) -> NodeMade:
+    """A revision of a deck."""
+    return NodeMade(
+        key=f"{lesson}/slides", kind=NodeKind.SLIDES, title="Queues", input_hash=content, content_sha256=content,
+        artifact_id=new_id(),
+    )  # fmt: skip
+
+
 @pytest.fixture
 async def job(database: Database, tenant_id: UUID) -> JobRef:
     """The job of a course, and the course's row."""
@@ -48,6 +57,13 @@ async def tree(database: Database, job: JobRef, course_id: UUID | None = None) -
     async with database.tenant(job.tenant_id) as connection:
         found = await CourseRepository(connection).get_tree(course_id or job.job_id)
     return {node.key: node for node in found}
+
+
+async def edit(database: Database, job: JobRef, nodes: list[NodeMade]) -> None:
+    """Let somebody else's revision stand."""
+    async with database.tenant(job.tenant_id) as connection:
+        courses = CourseRepository(connection)
+        await courses.point(job.tenant_id, job.job_id, await courses.add_revisions(job.job_id, nodes))
 
 
 async def snapshot(database: Database, job: JobRef, course_id: UUID | None = None) -> int:
@@ -107,13 +123,55 @@ class TestRevisions:
         self, database: Database, job: JobRef
     ) -> None:
         await database.run(job.tenant_id, revisions_statement(job, job.job_id, lesson("lesson-1.1", "a")))
-        async with database.tenant(job.tenant_id) as connection:
-            courses = CourseRepository(connection)
-            by_hand = await courses.add_revisions(job.job_id, lesson("lesson-1.1", "b", made_from="a person"))
-            await courses.point(job.tenant_id, job.job_id, by_hand)
+        await edit(database, job, lesson("lesson-1.1", "b", made_from="a person"))
         late = lesson("lesson-1.1", "c", made_from="late")
         await database.run(job.tenant_id, revisions_statement(job, job.job_id, late))
         assert (await tree(database, job))["lesson-1.1"].content_sha256 == "b"
+
+    async def test_of_the_course_do_not_get_below_a_text_they_were_not_made_from(
+        self, database: Database, job: JobRef
+    ) -> None:
+        """What replaced the text went without slides; those of the old one, made late, are on record and no more."""
+        await database.run(job.tenant_id, revisions_statement(job, job.job_id, lesson("lesson-1.1", "a")))
+        await edit(database, job, lesson("lesson-1.1", "b", made_from="a person"))
+        await database.run(job.tenant_id, revision_statement(job, job.job_id, slides("lesson-1.1", "of a")))
+        assert "lesson-1.1/slides" not in await tree(database, job)
+        async with database.tenant(job.tenant_id) as connection:
+            made = await CourseRepository(connection).get_made_by(job.job_id, job.job_id)
+        assert [node.content_sha256 for node in made] == ["a", "of a"]
+
+    async def test_of_the_course_get_below_the_text_they_were_made_from_whoever_wrote_it(
+        self, database: Database, job: JobRef
+    ) -> None:
+        await database.run(job.tenant_id, revisions_statement(job, job.job_id, lesson("lesson-1.1", "a")))
+        by_hand = lesson("lesson-1.1", "b", made_from="a person")
+        await edit(database, job, by_hand)
+        made_from = by_hand[0].artifact_id
+        nodes = [slides("lesson-1.1", "of b")]
+        await database.run(job.tenant_id, revisions_statement(job, job.job_id, nodes, made_from=made_from))
+        assert (await tree(database, job))["lesson-1.1/slides"].content_sha256 == "of b"
+
+    async def test_of_the_course_get_below_the_same_text_by_somebody_else(
+        self, database: Database, job: JobRef
+    ) -> None:
+        await database.run(job.tenant_id, revisions_statement(job, job.job_id, lesson("lesson-1.1", "a")))
+        await edit(database, job, lesson("lesson-1.1", "a", made_from="a section job"))
+        await database.run(job.tenant_id, revision_statement(job, job.job_id, slides("lesson-1.1", "of a")))
+        assert (await tree(database, job))["lesson-1.1/slides"].content_sha256 == "of a"
+
+    async def test_wait_for_whoever_is_about_to_replace_their_text(self, database: Database, job: JobRef) -> None:
+        """Between looking at the text and taking a place below it there is no moment for another text."""
+        await database.run(job.tenant_id, revisions_statement(job, job.job_id, lesson("lesson-1.1", "a")))
+        async with database.tenant(job.tenant_id) as connection:
+            courses = CourseRepository(connection)
+            other = await courses.add_revisions(job.job_id, lesson("lesson-1.1", "b", made_from="a person"))
+            await courses.point(job.tenant_id, job.job_id, other)
+            late = revision_statement(job, job.job_id, slides("lesson-1.1", "of a"))
+            putting = asyncio.create_task(database.run(job.tenant_id, late))
+            await until_done_or_blocked(database, job.tenant_id, putting)
+            assert not putting.done()
+        await putting
+        assert "lesson-1.1/slides" not in await tree(database, job)
 
     async def test_an_outline_of_the_course_always_takes_over(self, database: Database, job: JobRef) -> None:
         def outline(content: str) -> NodeMade:

@@ -42,7 +42,16 @@ from core.ids import new_id
 from core.metrics import WorkerMetrics
 from core.store import ArtifactStore
 from core.temporal import workflow_sandbox
-from domain.generation import Completion, CompletionRequest, LessonTask, OutlineTask, Price, RevisionTask, Task
+from domain.generation import (
+    Completion,
+    CompletionRequest,
+    LessonTask,
+    OutlineTask,
+    Price,
+    RevisionTask,
+    SlidesTask,
+    Task,
+)
 from domain.jobs import JobAction, JobRef
 from domain.media import SpeechProvider
 from gateways.offline import OfflineLanguageModel
@@ -70,16 +79,18 @@ class HeldModel(OfflineLanguageModel):
     """The offline model, asked under the eyes of a test.
 
     ``asked`` counts calls by what is wanted: ``outline``, the title of a lesson, or ``slides of``, ``quiz of`` and
-    that title. While ``open`` is not set, lessons stay in progress. ``answers`` replaces the answer by a text, or by
-    an error, for as long as it is there.
+    that title. While ``open`` is not set, lessons stay in progress; while ``drawing`` is not, slides do. ``answers``
+    replaces the answer by a text, or by an error, for as long as it is there.
     """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.outlines: list[OutlineTask] = []
+        self.revisions: list[RevisionTask] = []
         self.in_progress = 0
-        self.open = asyncio.Event()
+        self.open, self.drawing = asyncio.Event(), asyncio.Event()
         self.open.set()
+        self.drawing.set()
         self.answers: dict[str, str | Exception] = {}
         self.failing_lesson: int | None = None
         self.fault: Exception | None = None
@@ -96,12 +107,16 @@ class HeldModel(OfflineLanguageModel):
         self.asked.append(name)
         if isinstance(request.task, OutlineTask):
             self.outlines.append(request.task)
+        if isinstance(request.task, RevisionTask):
+            self.revisions.append(request.task)
         self.in_progress += 1
         try:
             if is_lesson and self.fault is not None and len(self.lessons) == self.failing_lesson:
                 raise self.fault
             if is_lesson:
                 await self.open.wait()
+            if isinstance(request.task, SlidesTask):
+                await self.drawing.wait()
         finally:
             self.in_progress -= 1
         answer = await super().complete(request=request)
@@ -272,3 +287,4 @@ async def serving_courses(
         finally:
             # A worker waits for its activities; none may be held for ever once the test is over.
             model.open.set()
+            model.drawing.set()

@@ -24,6 +24,7 @@ from domain.generation import (
     Slide,
     SlideDeck,
 )
+from domain.guarding import Finding
 from domain.jobs import JobRef
 from domain.lesson_parts import WrittenSlides, slides_nodes
 from repositories.courses import CourseRepository, course_statement, revisions_statement
@@ -49,15 +50,16 @@ class CourseTree:
         """The course's id."""
         return self.job.job_id
 
-    async def write_lesson(self, number: int, *blocks: str, summary: str = "In short.") -> None:
+    async def write_lesson(
+        self, number: int, *blocks: str, summary: str = "In short.", findings: tuple[Finding, ...] = ()
+    ) -> None:
         """A lesson with these blocks: ``Heading: text``."""
         made = tuple(
             LessonBlock(heading=block.partition(": ")[0], paragraphs=(block.partition(": ")[2],), bullets=())
             for block in blocks
         )
-        lesson = make_lesson(
-            index=number - 1, title=f"Lesson {number}", content=make_content(blocks=made, summary=summary)
-        )
+        content = make_content(blocks=made, summary=summary)
+        lesson = make_lesson(index=number - 1, title=f"Lesson {number}", content=content, findings=findings)
         await self._add(lesson, f"lessons/{number}.json")
 
     async def write_slides(self, number: int, *titles: str) -> None:

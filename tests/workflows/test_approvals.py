@@ -8,7 +8,6 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
 from temporalio.client import Client
 
 from activities.approvals import ApprovalActivities, AskApprovalInput
@@ -31,6 +30,7 @@ from tests.support.approvals import PATIENCE, rounds, until_asked
 from tests.support.course_service import Courses, serving_courses
 from tests.support.job_rows import artifact_names, event_rows, job_row
 from tests.support.life import new_tenant
+from tests.support.locks import until_done_or_blocked
 from tests.support.waiting import eventually
 
 BOTH: Final = {"outline": True, "final": True}
@@ -233,10 +233,9 @@ class TestCourse:
     async def test_rejected_fails_the_job_and_keeps_everything(self, courses: Courses, database: Database) -> None:
         job = await courses.start(modules=1, lessons=1, approval=FINAL)
         await until_asked(courses, job, "course")
-        await courses.act(job, JobAction.REJECT, comment="not for us")
+        await courses.act(job, JobAction.REJECT)
         row = await end(courses, job, "failed")
         assert row.error_code == "E.GENERATION.NOT_APPROVED"
-        assert "not for us" not in str(row.error)
         assert {"how-tides-come-about.json", "lessons/01-01.json"} <= set(await artifact_names(database, job))
         await courses.act(job, JobAction.RETRY)
         again = job.model_copy(update={"attempt": 2})
@@ -257,6 +256,136 @@ class TestCourse:
         await courses.act(job, JobAction.RETRY)
         await end(courses, job, "succeeded")
         assert len(await rounds(database, job)) == 1
+
+
+class TestRewritten:
+    """A course that was rejected with a comment, from the next attempt on."""
+
+    async def test_with_the_comment_and_what_follows_but_not_what_a_person_wrote(
+        self, courses: Courses, service: ApprovalService, database: Database
+    ) -> None:
+        """Earlier versions stay, and an attempt after that pays for nothing twice."""
+        job = await courses.start(modules=1, lessons=2, slides=True, approval=FINAL)
+        asked = await until_asked(courses, job, "course")
+        await put_summary(courses, service, job, "lesson-1.2", "A person wrote this.")
+        await until_asked_anew(courses, job, besides=asked.content_sha256)
+        node, first = await lesson_of(courses, job, "lesson-1.1")
+        answer_revision(courses, node, first.model_copy(update={"title": "By the harbour"}))
+        await courses.act(job, JobAction.REJECT, comment="Mention the harbour.")
+        row = await end(courses, job, "failed")
+        assert "harbour" not in str(row.error)
+        courses.model.asked.clear()
+        await courses.act(job, JobAction.RETRY)
+        await until_asked(courses, attempt_of(job, 2), "course", 2)
+        (task,) = courses.model.revisions
+        assert (task.comment, task.before) == ("Mention the harbour.", first.model_dump(mode="json"))
+        assert courses.model.asked == [f"revision of {node.title}", "slides of By the harbour"]
+        assert (await lesson_of(courses, job, "lesson-1.1"))[1].title == "By the harbour"
+        assert (await lesson_of(courses, job, "lesson-1.2"))[1].summary == "A person wrote this."
+        assert node in await version_of(courses, job, 2)
+        told = [event.data for event in await event_rows(database, job) if event.type == "course.rewritten"]
+        assert [(one["round"], one["version"], one["lessons"]) for one in told] == [(1, 3, 1)]
+
+        await courses.act(job, JobAction.CANCEL)
+        await end(courses, job, "canceled")
+        await courses.workflow(job).result()
+        await courses.act(job, JobAction.RETRY)
+        asked = await until_asked(courses, attempt_of(job, 3), "course", 3)
+        assert len(courses.model.asked) == 2
+        await courses.act(job, JobAction.APPROVE, seen=asked.content_sha256)
+        assert (await end(courses, job, "succeeded")).result["version"] == 3
+        assert await version_of(courses, job, 3) == await version_of(courses, job, None)
+        history = await courses.workflow(job).fetch_history()
+        assert b"harbour" not in b"".join(event.SerializeToString() for event in history.events)
+
+    async def test_each_time_it_is_rejected_from_what_there_is_by_then(self, courses: Courses) -> None:
+        job = await courses.start(modules=1, lessons=1, approval=FINAL)
+        for attempt, title in ((1, "One"), (2, "Two")):
+            await until_asked(courses, attempt_of(job, attempt), "course", attempt)
+            node, content = await lesson_of(courses, job, "lesson-1.1")
+            answer_revision(courses, node, content.model_copy(update={"title": title}))
+            await courses.act(job, JobAction.REJECT, comment=f"No. {title}")
+            await end(courses, job, "failed")
+            await courses.workflow(job).result()
+            await courses.act(job, JobAction.RETRY)
+        await until_asked(courses, attempt_of(job, 3), "course", 3)
+        assert [task.comment for task in courses.model.revisions] == ["No. One", "No. Two"]
+        assert courses.model.revisions[1].before is not None
+        assert courses.model.revisions[1].before["title"] == "One"
+        await courses.act(job, JobAction.APPROVE)
+        assert (await end(courses, job, "succeeded")).result["version"] == 3
+
+    async def test_by_a_model_that_has_nothing_else_to_say_it_is_the_same_course(
+        self, courses: Courses, database: Database
+    ) -> None:
+        """As by the offline one, which reads no comments: the same files are asked about again. An event says so."""
+        job = await courses.start(modules=1, lessons=1, slides=True, approval=FINAL)
+        first = await until_asked(courses, job, "course")
+        await courses.act(job, JobAction.REJECT, comment="not for us")
+        await end(courses, job, "failed")
+        courses.model.asked.clear()
+        await courses.act(job, JobAction.RETRY)
+        second = await until_asked(courses, attempt_of(job, 2), "course", 2)
+        assert second.content_sha256 == first.content_sha256
+        assert [name.partition(" of ")[0] for name in courses.model.asked] == ["revision"]
+        told = [event.data for event in await event_rows(database, job) if event.type == "course.rewritten"]
+        assert [(one["version"], one["lessons"]) for one in told] == [(None, 0)]
+        await courses.act(job, JobAction.APPROVE)
+        assert (await end(courses, job, "succeeded")).result["version"] == 1
+
+    async def test_an_answer_that_is_no_good_fails_the_attempt_and_leaves_the_lesson(self, courses: Courses) -> None:
+        """The next attempt asks for that lesson again, and for no other."""
+        job = await courses.start(modules=1, lessons=2, approval=FINAL)
+        await until_asked(courses, job, "course")
+        (node, good), (other, content) = [await lesson_of(courses, job, f"lesson-1.{place}") for place in (1, 2)]
+        answer_revision(courses, other, content.model_copy(update={"title": "Anew"}))
+        courses.model.answers[f"revision of {node.title}"] = "no JSON"
+        await courses.act(job, JobAction.REJECT, comment="Anew, please.")
+        await end(courses, job, "failed")
+        await courses.act(job, JobAction.RETRY)
+        row = await eventually(
+            lambda: job_row(courses.database, job), lambda row: (row.status, row.attempt) == ("failed", 2)
+        )
+        assert row.error_code == "E.GENERATION.INVALID"
+        assert (await lesson_of(courses, job, "lesson-1.1"))[0] == node
+        await courses.workflow(job).result()
+        done = (await lesson_of(courses, job, "lesson-1.2"))[1].title == "Anew"
+        courses.model.asked.clear()
+        answer_revision(courses, node, good.model_copy(update={"title": "Good again"}))
+        await courses.act(job, JobAction.RETRY)
+        await until_asked(courses, attempt_of(job, 3), "course", 3)
+        assert courses.model.asked.count(f"revision of {other.title}") == (0 if done else 1)
+        assert [(await lesson_of(courses, job, f"lesson-1.{place}"))[1].title for place in (1, 2)] == [
+            "Good again", "Anew",
+        ]  # fmt: skip
+        await courses.act(job, JobAction.APPROVE)
+        await end(courses, job, "succeeded")
+
+
+def attempt_of(job: JobRef, number: int) -> JobRef:
+    """A later attempt of a job."""
+    return job.model_copy(update={"attempt": number})
+
+
+def answer_revision(courses: Courses, node: TreeNode, content: LessonContent) -> None:
+    """What the model says when it is asked to write this lesson anew."""
+    courses.model.answers[f"revision of {node.title}"] = content.model_dump_json()
+
+
+async def put_summary(courses: Courses, service: ApprovalService, job: JobRef, key: str, summary: str) -> EditedNode:
+    """Edit a lesson by hand."""
+    node, content = await lesson_of(courses, job, key)
+    mine = content.model_copy(update={"summary": summary})
+    return await service.put_lesson(job.tenant_id, job.job_id, key, mine, seen=node.content_sha256)
+
+
+async def version_of(courses: Courses, job: JobRef, number: int | None) -> tuple[TreeNode, ...]:
+    """The nodes of a version, or of the working tree."""
+    async with courses.database.tenant(job.tenant_id) as connection:
+        repository = CourseRepository(connection)
+        if number is None:
+            return await repository.get_tree(job.job_id)
+        return await repository.get_version_tree(job.job_id, number)
 
 
 class TestEditedLesson:
@@ -287,6 +416,28 @@ class TestEditedLesson:
         assert (lesson["provenance"]["provider"], lesson["provenance"]["calls"]) == ("person", 1)
         with pytest.raises(ContentChanged):
             await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.2", mine, seen=node.content_sha256)
+
+    async def test_is_what_slides_and_questions_are_made_from_that_are_not_there_yet(
+        self, courses: Courses, service: ApprovalService
+    ) -> None:
+        """Also the slides that were being made: those of the old text get into no tree."""
+        courses.model.drawing.clear()
+        job = await courses.start(modules=1, lessons=1, slides=True, quiz=True)
+        await courses.until(lambda: any(name.startswith("slides of") for name in courses.model.asked), within=PATIENCE)
+        node, content = await lesson_of(courses, job, "lesson-1.1")
+        mine = content.model_copy(update={"title": "By hand"})
+        edited = await service.put_lesson(job.tenant_id, job.job_id, "lesson-1.1", mine, seen=node.content_sha256)
+        assert edited.version is None
+        courses.model.drawing.set()
+        row = await end(courses, job, "succeeded")
+        assert courses.model.asked[-3:] == [f"slides of {content.title}", "slides of By hand", "quiz of By hand"]
+        async with courses.database.tenant(job.tenant_id) as connection:
+            made = await CourseRepository(connection).get_made_by(job.job_id, job.job_id)
+        assert [one.key for one in made if "/" in one.key] == ["lesson-1.1/slides", "lesson-1.1/quiz"]
+        assert {one.key: one for one in await version_of(courses, job, 1)}.items() >= {
+            one.key: one for one in made if "/" in one.key
+        }.items()
+        assert row.result["slides"]["lessons_without"] == row.result["quiz"]["lessons_without"] == 0
 
     async def test_of_a_finished_course_is_another_version(self, courses: Courses, service: ApprovalService) -> None:
         job = await courses.start(modules=1, lessons=1)
@@ -520,17 +671,6 @@ async def until_asked_anew(courses: Courses, job: JobRef, *, number: int = 1, be
         lambda row: row.content_sha256 not in {None, besides},
         within=PATIENCE,
     )
-
-
-async def until_done_or_blocked(database: Database, tenant_id: UUID, task: asyncio.Task[Any]) -> None:
-    """Wait until a task is done, or somebody (who, if not its statement) waits for a lock."""
-
-    async def look() -> bool:
-        query = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        async with database.tenant(tenant_id) as connection:
-            return task.done() or bool((await connection.execute(query)).scalar_one())
-
-    await eventually(look, within=PATIENCE)
 
 
 async def until_looked(courses: Courses, job: JobRef, *, times: int) -> None:

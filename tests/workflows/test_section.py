@@ -413,6 +413,30 @@ class TestAtOnce:
             exports = await CourseRepository(connection).get_exports(course.job_id, 1)
         assert [(export.export, str(export.artifact_id)) for export in exports] == [("json", file["id"])]
 
+    async def test_a_late_video_of_the_old_text_does_not_stand_beside_the_new_one(
+        self, temporal: Client, database: Database, store: ArtifactStore, tenant_id: UUID, model: Reviser
+    ) -> None:
+        """The section went without a video; the course's own comes home after that, and is of a text that is gone."""
+        async with (
+            open_studio(database, store, tenant_id, policy=QUICK) as studio,
+            serving_courses(temporal, database, store, tenant_id, more_models=[model], desk=studio.desk) as courses,
+        ):
+            studio.standin.world.play = Play(seconds=100_000)
+            course = await courses.start(modules=1, lessons=1, video={"provider": "heygen"}, exports=["json"])
+            await eventually(
+                lambda: studio.rows(course), lambda rows: [row.state for row in rows] == ["rendering"], within=90
+            )
+            studio.standin.world.play = Play(seconds=0, end="failed")
+            result = await done(courses, await section(courses, course, "lesson-1.1", comment="Mention the harbour."))
+            assert result["version"] is None
+            studio.standin.world.ahead_seconds = 200_000
+            row = await courses.until_status(course, "succeeded", within=120)
+            assert [row.state for row in await studio.rows(course)] == ["done"]
+        found = await tree(courses, course, 1)
+        assert found["lesson-1.1"].job_id != course.job_id
+        assert "lesson-1.1/video" not in found
+        assert "video" not in row.result
+
 
 class TestExport:
     async def test_a_version_is_rendered_in_other_forms(self, courses: Courses) -> None:
