@@ -50,7 +50,8 @@ _reserve: Final = text(
     INSERT INTO provider_calls AS call (tenant_id, job_id, op, step, provider, model, state, reserved_usd)
     VALUES (:tenant_id, :job_id, :op, :step, :provider, :model, 'sending', :reserved_usd)
     ON CONFLICT (tenant_id, job_id, op) DO UPDATE
-    SET state = 'sending', reserved_usd = excluded.reserved_usd, sends = call.sends + 1, updated_at = now(), ended = false,
+    SET state = 'sending', reserved_usd = excluded.reserved_usd, sends = call.sends + 1, ended = false,
+        updated_at = now(),
         lost_usd = call.lost_usd + CASE WHEN call.state IN ('sending', 'unknown') THEN call.reserved_usd ELSE 0 END
     WHERE call.state <> 'done'
     RETURNING op

@@ -411,7 +411,7 @@ class TestTrouble:
         """Temporal hears of the first trouble though our tables cannot."""
 
         class Broken(StepKeeper):
-            def effect(self, job: JobRef) -> Any:
+            def effect(self, job: JobRef, *, course_id: UUID | None = None) -> Any:
                 raise DatabaseUnavailable("the database cannot be reached")
 
         with pytest.raises(ApplicationError) as caught:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -71,7 +72,7 @@ async def test_a_cancel_does_not_wait_for_links_that_nobody_can_look_at(
 async def test_one_chat_under_two_names_is_connected_once(orders: Orders) -> None:
     await orders.shop.add_channel(CHAT)
     orders.standin.world.chats[CHAT].username = "news"
-    wanted = {
+    wanted: dict[str, Any] = {
         "gateway": "telegram", "chat_id": "@news", "audit_chat_id": None, "time_zone": "Europe/Berlin",
         "credential_id": await orders.shop.add_credential(TOKEN), "requires_approval": False, "notify": {},
     }  # fmt: skip
