@@ -119,8 +119,9 @@ _log = structlog.get_logger(__name__)
 
 _BEAT_SECONDS: Final = 4.0
 _WORKFLOW_TASKS: Final = 20
-"""At once, of a queue. What is taken from Temporal has to be done within ten seconds, or it is done in vain and again:
-with a hundred at once a burst of some thousand orders went round in circles for good. What waits at Temporal waits well."""
+"""At once, of a queue. What is taken from Temporal has to be done within ten seconds, or it is done in vain, and again:
+with a hundred at once a burst of thousands of orders went round in circles for good. What waits at Temporal waits well.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,10 +119,15 @@ class AggregateResult:
     privacy: PrivacySpent | None
 
 
-def memo_key(config: AggregationConfig, parent_sha256: str, updates: Sequence[UpdateRef], state: bytes | None) -> str:
-    """The digest of everything the result depends on but the secret of the noise: equal keys, equal models."""
-    parts = [config.model_dump_json(), parent_sha256, hashlib.sha256(state or b"").hexdigest()]
-    parts += [f"{update.sha256}:{update.examples}" for update in _in_order(updates)]
+def memo_key(
+    config: AggregationConfig, parent_sha256: str, updates: Iterable[tuple[str, int]], state_sha256: str | None
+) -> str:
+    """The digest of everything the result depends on but the secret of the noise: equal keys, equal models.
+
+    ``updates`` are their digests with their numbers of examples, in any order.
+    """
+    parts = [config.model_dump_json(), parent_sha256, state_sha256 or ""]
+    parts += [f"{sha256}:{examples}" for sha256, examples in sorted(updates)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -5,12 +5,9 @@ on in the middle of a round.
 """
 
 import asyncio
-import resource
 import secrets
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +16,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio import activity
 
-from activities.federated.ledger import spend, spent_on
+from activities.federated.aggregates import Aggregate, Aggregator, FrozenRound
+from activities.federated.ledger import spend
 from activities.federated.report import CycleReport, Plotter
 from activities.heartbeat import heartbeating
 from activities.steps import StepKeeper, input_hash
@@ -28,7 +26,7 @@ from core.federated_metrics import CycleMetrics
 from core.ids import new_id
 from core.store import ArtifactStore
 from domain.artifacts import store_key
-from domain.errors import CycleBusy, QuorumMissed, StoreUnavailable
+from domain.errors import CycleBusy, QuorumMissed
 from domain.federated_registry import Action, ModelRuntime, Verdict, VersionStatus, finite, judge
 from domain.federated_rounds import (
     FINAL,
@@ -47,8 +45,7 @@ from domain.federated_rounds import (
 )
 from domain.jobs import JobRef, WaitingKind, WaitingOn
 from domain.model import Frozen
-from learning.aggregation import AggregateResult, AggregationRefused, UpdateRef, aggregate
-from learning.members import digest_of
+from learning.aggregation import AggregationRefused
 from repositories.artifacts import ArtifactRepository
 from repositories.federated.registry import RegistryRepository
 from repositories.federated.rounds import RoundRepository
@@ -57,7 +54,6 @@ from repositories.rows import AnyRow
 from repositories.steps import StepRepository, StepResultRepository
 
 _TURN: Final = timedelta(seconds=2)
-_FETCHES_AT_ONCE: Final = 8
 _MOST_ROUNDS: Final = 10_000
 
 
@@ -72,16 +68,6 @@ class CycleInput(Frozen):
     """A cycle."""
 
     job: JobRef
-
-
-@dataclass(frozen=True, slots=True)
-class _Frozen:
-    """A round whose updates cannot change any more, its model, the version it started from, and what was accepted."""
-
-    row: AnyRow
-    model: AnyRow
-    base: AnyRow
-    updates: Sequence[AnyRow]
 
 
 class FederatedActivities:
@@ -105,6 +91,7 @@ class FederatedActivities:
         self._metrics = metrics
         self._report = CycleReport(store, plot)
         self._blobs = folder / "blobs"
+        self._aggregator = Aggregator(keeper, store, metrics, self._blobs)
 
     # --- open and close -----------------------------------------------------------------------------
 
@@ -222,7 +209,7 @@ class FederatedActivities:
                 return MadeVersion(version_id=frozen.row.version_id)
             began = time.monotonic()
             try:
-                made = await self._aggregate(job, wanted, frozen)
+                made = await self._aggregator.make(job, wanted, frozen)
             except AggregationRefused as fault:
                 await self._give_up(job, wanted, frozen.row, f"{fault.reason}: {fault.detail}")
                 return MadeVersion(version_id=None)
@@ -230,64 +217,26 @@ class FederatedActivities:
             self._metrics.phases.labels("aggregate").observe(seconds)
             return MadeVersion(version_id=await self._keep(job, wanted, frozen, made, seconds=seconds))
 
-    async def _frozen(self, job: JobRef, number: int) -> _Frozen:
+    async def _frozen(self, job: JobRef, number: int) -> FrozenRound:
         async with self._database.tenant(job.tenant_id) as connection:
             rounds = RoundRepository(connection)
             row = await rounds.get_round(job.job_id, number)
             registry = RegistryRepository(connection)
             model, base = await registry.get_model(row.model), await registry.get_version(row.base_id)
-            return _Frozen(row, model, base, await rounds.get_accepted(row.id))
-
-    async def _aggregate(self, job: JobRef, wanted: FederatedCycleInput, frozen: _Frozen) -> AggregateResult:
-        row, base = frozen.row, frozen.base
-        parent = await self._fetch_whole(job, base.sha256)
-        state = None
-        if base.state_sha256 is not None:
-            state = await self._store.get(store_key(job.tenant_id, base.state_sha256))
-        gate = asyncio.Semaphore(_FETCHES_AT_ONCE)
-
-        async def ref(update: AnyRow) -> UpdateRef:
-            async with gate:
-                return UpdateRef(await self._fetch_whole(job, update.sha256), update.sha256, update.examples)
-
-        refs = await asyncio.gather(*(ref(update) for update in frozen.updates))
-        with self._metrics.aggregation.time():
-            made = await asyncio.to_thread(
-                aggregate, wanted.aggregation, parent, refs, state,
-                noise_secret=bytes(row.noise_secret),
-                spent=None if wanted.aggregation.privacy is None else spent_on(frozen.model),
-            )  # fmt: skip
-        self._metrics.aggregation_peak.set(_peak_bytes())
-        if made.privacy is not None:
-            self._metrics.epsilon.set(made.privacy.epsilon)
-        return made
-
-    async def _fetch_whole(self, job: JobRef, sha256: str) -> Path:
-        """A file that is what its digest says. What was accepted counts: it is read again, and never left out.
-
-        Raises StoreUnavailable where it is damaged.
-        """
-        file = await self._fetch(job, sha256)
-        if await asyncio.to_thread(digest_of, file) != sha256:
-            await self._store.drop_copy(store_key(job.tenant_id, sha256), self._blobs)
-            raise StoreUnavailable(f"weights are not what their digest says: {sha256}")
-        return file
+            return FrozenRound(row, model, base, await rounds.get_accepted(row.id))
 
     async def _keep(
-        self, job: JobRef, wanted: FederatedCycleInput, frozen: _Frozen, made: AggregateResult, *, seconds: float
+        self, job: JobRef, wanted: FederatedCycleInput, frozen: FrozenRound, made: Aggregate, *, seconds: float
     ) -> UUID:
         row, base, updates = frozen.row, frozen.base, frozen.updates
-        sha256 = await self._store.put(job.tenant_id, made.weights)
-        state = None if made.state is None else await self._store.put(job.tenant_id, made.state)
-        outcomes = {one.sha256: one.refused for one in made.updates if one.refused}
         data = {
             "updates": len(updates),
-            "left_out": len(outcomes),
-            "clipped": sum(one.clipped for one in made.updates),
+            "left_out": made.left_out,
+            "clipped": made.clipped,
             "examples": sum(update.examples for update in updates),
             "delta_norm": round(made.delta_norm, 6),
             "aggregate_seconds": round(seconds, 3),
-            **({"epsilon": round(made.privacy.epsilon, 4)} if made.privacy else {}),
+            **({} if made.epsilon is None else {"epsilon": round(made.epsilon, 4)}),
         }
         async with self._keeper.effect(job) as connection:
             rounds = RoundRepository(connection)
@@ -299,15 +248,15 @@ class FederatedActivities:
             if wanted.aggregation.privacy is not None:
                 await spend(registry, row.model, wanted.aggregation.privacy)
             version_id = await registry.add_version(
-                job.tenant_id, row.model, parent_id=base.id, job_id=job.job_id, round=row.number, sha256=sha256,
-                bytes=len(made.weights), state_sha256=state, status=VersionStatus.CANDIDATE,
+                job.tenant_id, row.model, parent_id=base.id, job_id=job.job_id, round=row.number, sha256=made.sha256,
+                bytes=made.bytes, state_sha256=made.state_sha256, status=VersionStatus.CANDIDATE,
                 metrics=_reported(updates),
             )  # fmt: skip
             detail = {**locked.detail, **data}
             await rounds.set_round(row.id, state=RoundState.AGGREGATED, version_id=version_id, detail=detail)
             await self._finish(
                 connection, job, wanted, row.number, "aggregate", event="round.aggregated",
-                data={**data, "sha256": sha256},
+                data={**data, "sha256": made.sha256},
             )  # fmt: skip
             return version_id
 
@@ -519,8 +468,3 @@ def _reported(updates: Sequence[AnyRow]) -> dict[str, float]:
         if total:
             found[f"reported_{name}"] = sum(examples * value for examples, value in known) / total
     return finite(found)
-
-
-def _peak_bytes() -> int:
-    # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -67,15 +67,16 @@ class TestOrder:
     def test_the_memo_key_follows_content_not_order(self, tmp_path: Path) -> None:
         parent, updates = a_round(tmp_path)
         digest, config = hashlib.sha256(parent).hexdigest(), AggregationConfig()
-        key = memo_key(config, digest, updates, None)
-        assert memo_key(config, digest, updates[::-1], None) == key
-        more = UpdateRef(updates[0].path, updates[0].sha256, updates[0].examples + 1)
+        of = [(update.sha256, update.examples) for update in updates]
+        key = memo_key(config, digest, of, None)
+        assert memo_key(config, digest, of[::-1], None) == key
+        more = (updates[0].sha256, updates[0].examples + 1)
         others = [
-            memo_key(config, digest, updates[1:], None),
-            memo_key(config, digest, [more, *updates[1:]], None),
-            memo_key(config, "0" * 64, updates, None),
-            memo_key(config, digest, updates, b"state"),
-            memo_key(AggregationConfig(clip_norm=1.0), digest, updates, None),
+            memo_key(config, digest, of[1:], None),
+            memo_key(config, digest, [more, *of[1:]], None),
+            memo_key(config, "0" * 64, of, None),
+            memo_key(config, digest, of, "f" * 64),
+            memo_key(AggregationConfig(clip_norm=1.0), digest, of, None),
         ]
         assert len({key, *others}) == 6
 

@@ -16,12 +16,13 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
 from activities.federated.report import Drawing, RoundFigures
+from activities.federated.steps import FederatedActivities
 from core.database import Database
 from core.ids import new_id
 from core.store import ArtifactStore
 from core.temporal import connect, create_data_converter
 from domain.artifacts import store_key
-from domain.errors import RoundClosed, UpdateRefused
+from domain.errors import RoundClosed, StoreUnavailable, UpdateRefused
 from domain.federated import AggregationConfig
 from domain.federated_registry import Rollback
 from domain.jobs import JobAction
@@ -104,6 +105,38 @@ class TestRounds:
         ]
         assert opened[1] - opened[0] <= 45
         assert len(events) <= 45 + (opened[1] - opened[0])
+
+    async def test_an_aggregate_is_not_computed_twice(
+        self, cycles: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A step that fails after it was in the store takes it from there: it is remembered by what it is made from."""
+        computed: list[str] = []
+        fails = [StoreUnavailable("away for a moment")]
+        keep = FederatedActivities._keep
+
+        def counted(*given: Any, **more: Any) -> Any:
+            made = aggregate(*given, **more)
+            computed.append(made.sha256)
+            return made
+
+        async def keep_later(*given: Any, **more: Any) -> Any:
+            if fails:
+                raise fails.pop()
+            return await keep(*given, **more)
+
+        monkeypatch.setattr("activities.federated.aggregates.aggregate", counted)
+        monkeypatch.setattr(FederatedActivities, "_keep", keep_later)
+        await cycles.model()
+        devices = await cycles.devices(2)
+        job = await cycles.start(rounds=1, goal=2)
+        for seed, device in enumerate(devices):
+            await cycles.take_part(device, seed)
+        row = await cycles.until(job, "succeeded", "failed")
+        assert row.status == "succeeded", row.error
+        shown = await cycles.services.registry.get(cycles.tenant_id, "toy")
+        assert shown.versions[0].sha256 == expected(tmp_path, encode(weights(0)), [0, 1])
+        assert computed == [shown.versions[0].sha256]
+        assert fails == []
 
     async def test_steps_outlive_an_hour_of_outage_and_not_a_day(self, cycles: Federation) -> None:
         """What participants have sent is not lost with the database's outage; what is broken ends all the same."""
