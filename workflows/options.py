@@ -95,3 +95,8 @@ REPEATABLE: Final[ActivityOptions] = {
     ),
 }
 """A change of an outside system that may be made again: pinning, deleting, editing. About an hour of outage."""
+
+
+def within(preset: ActivityOptions, longest: timedelta | None) -> ActivityOptions:
+    """The preset, given up after ``longest`` with all its tries; None: as it is. It bounds more and loosens nothing."""
+    return preset if longest is None else {**preset, "schedule_to_close_timeout": longest}

@@ -30,7 +30,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.publishing.orders import BEFORE_SENDING, OVER, PUBLISHED, Armed, OrderState
     from domain.publishing.times import LEAD
     from workflows.jobs import JobResult, JobWorkflow
-    from workflows.options import LOOK, RECORD, REPEATABLE, SEND
+    from workflows.options import LOOK, RECORD, REPEATABLE, SEND, within
 
 TASK_QUEUE: Final = "publishing"
 ORDER_WORKFLOW: Final = "PublishOrder"
@@ -463,11 +463,12 @@ class OrderWorkflow(SoftlyCanceled):
 
     async def _pin(self, view: OrderView) -> None:
         """Pin, until the post has to go at the latest; that it cannot be done keeps no post from its end."""
-        options, ends = REPEATABLE.copy(), self._ends_at(view, None)
-        if ends is not None:
-            options["schedule_to_close_timeout"] = max(ends - workflow.now(), _PIN_AT_LEAST)
+        ends = self._ends_at(view, None)
+        left = None if ends is None else max(ends - workflow.now(), _PIN_AT_LEAST)
         try:
-            await workflow.execute_activity_method(OrderActivities.pin_order, self._step(), summary="pin", **options)
+            await workflow.execute_activity_method(
+                OrderActivities.pin_order, self._step(), summary="pin", **within(REPEATABLE, left)
+            )
         except ActivityError:
             if not workflow.patched("ends unpinned"):
                 raise

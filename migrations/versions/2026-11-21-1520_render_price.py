@@ -22,6 +22,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
     op.drop_column("provider_calls", "ended")
     op.drop_column("video_renders", "asked_at")
     op.drop_column("video_renders", "usd_per_minute")

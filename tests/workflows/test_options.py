@@ -28,9 +28,15 @@ def activity_calls(source: str) -> Iterator[ast.Call]:
                 yield node
 
 
+def _bounded(value: ast.expr) -> ast.expr:
+    """The preset in ``within(PRESET, longest)``, or what else there is."""
+    by_name = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "within"
+    return value.args[0] if by_name and isinstance(value, ast.Call) else value
+
+
 def is_bound(call: ast.Call) -> bool:
-    """Whether a preset is spread into the call, and nothing of it is overridden."""
-    spread = [keyword.value for keyword in call.keywords if keyword.arg is None]
+    """Whether a preset is spread into the call, bounded more at most, and nothing of it is overridden."""
+    spread = [_bounded(keyword.value) for keyword in call.keywords if keyword.arg is None]
     named = {keyword.arg for keyword in call.keywords}
     presets = [value for value in spread if isinstance(value, ast.Name) and value.id in PRESETS]
     return len(presets) == len(spread) == 1 and not named & {key for preset in PRESETS.values() for key in preset}
@@ -52,6 +58,9 @@ class TestCalls:
         ("source", "bound"),
         [
             ("workflow.execute_activity_method(A.b, c, summary='s', **COMPUTE)", True),
+            ("workflow.execute_activity_method(A.b, c, **within(COMPUTE, left))", True),
+            ("workflow.execute_activity_method(A.b, c, **within(mine, left))", False),
+            ("workflow.execute_activity_method(A.b, c, **other(COMPUTE, left))", False),
             ("workflow.execute_activity(b, c)", False),
             ("workflow.execute_activity(b, c, start_to_close_timeout=x)", False),
             ("workflow.start_local_activity(b, c, **mine)", False),
