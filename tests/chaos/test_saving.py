@@ -216,7 +216,7 @@ async def sender(stack: RunningStack) -> Sender:
 class TestApi:
     async def test_killed_before_the_commit(self, stack: RunningStack, sender: Sender) -> None:
         """In the middle of writing: nothing is there, nothing was promised, and the retry takes hold once."""
-        records = sender.make(20)
+        records = sender.make(4_000)  # so many that they are copied
         with locked(stack, "record_inbox"):
             posting = asyncio.create_task(sender.post(records, **{"idempotency-key": "before"}))
             await until_locked_out(stack, "record_inbox", by="longhaul-api", doing="COPY")
@@ -227,6 +227,19 @@ class TestApi:
         answer = await sender.post(records, **{"idempotency-key": "before"})
         assert answer is not None
         assert "idempotent-replayed" not in answer.headers
+        await sender.expect_home()
+
+    async def test_killed_while_a_few_records_are_written(self, stack: RunningStack, sender: Sender) -> None:
+        """They are one statement, which PostgreSQL may end without us; either way the retry adds nothing."""
+        records = sender.make(20)
+        with locked(stack, "record_inbox"):
+            posting = asyncio.create_task(sender.post(records, **{"idempotency-key": "few"}))
+            await until_locked_out(stack, "record_inbox", by="longhaul-api", doing="WITH wanted")
+            stack.api.kill(signal.SIGKILL)
+            assert await posting is None
+        await asyncio.to_thread(stack.api.start)
+        await stack.until_ready()
+        assert await sender.post(records, **{"idempotency-key": "few"}) is not None
         await sender.expect_home()
 
     async def test_killed_under_load(self, stack: RunningStack, sender: Sender) -> None:
