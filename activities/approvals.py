@@ -9,8 +9,6 @@ from typing import Any, Literal
 from uuid import UUID
 
 import structlog
-from sqlalchemy import case, literal
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio import activity
 
@@ -29,8 +27,7 @@ from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepResultRepository
-from repositories.tables import jobs
-from repositories.waits import standing_wait
+from repositories.waits import asking_wait, standing_wait
 
 _log = structlog.get_logger(__name__)
 
@@ -214,8 +211,7 @@ class ApprovalActivities:
         }
 
     async def _announce(self, connection: AsyncConnection, job: JobRef, row: AnyRow) -> Approval:
-        waits = literal(approval_wait(row).model_dump(mode="json"), JSONB)
-        waiting = case((jobs.c.paused, jobs.c.waiting_on), else_=waits)
+        waiting = asking_wait(approval_wait(row))
         await _record(connection, job, "approval.requested", _facts(row), {"waiting_on": waiting})
         return _standing(row)
 

@@ -37,8 +37,20 @@ standing_wait: Final[ColumnElement[Any]] = literal_column(STANDING, JSONB)
 
 def shown_wait(wait: WaitingOn) -> ColumnElement[Any]:
     """The wait, unless the job is to pause or a person is asked."""
-    new = func.coalesce(_asked, literal(wait.model_dump(mode="json"), JSONB))
-    return case((jobs.c.paused, jobs.c.waiting_on), else_=new)
+    return _behind_pause(func.coalesce(_asked, _document(wait)))
+
+
+def asking_wait(wait: WaitingOn) -> ColumnElement[Any]:
+    """The wait for the answer of a person, unless the job is to pause."""
+    return _behind_pause(_document(wait))
+
+
+def _document(wait: WaitingOn) -> ColumnElement[Any]:
+    return literal(wait.model_dump(mode="json"), JSONB)
+
+
+def _behind_pause(shown: ColumnElement[Any]) -> ColumnElement[Any]:
+    return case((jobs.c.paused, jobs.c.waiting_on), else_=shown)
 
 
 async def get_asked_or_none(connection: AsyncConnection, job_id: UUID) -> WaitingOn | None:

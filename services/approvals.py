@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import case, literal
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.generation.assembly import KeptOutline
@@ -34,8 +32,7 @@ from repositories.courses import CourseRepository
 from repositories.jobs import JobRepository
 from repositories.rows import AnyRow
 from repositories.steps import StepResultRepository
-from repositories.tables import jobs
-from repositories.waits import get_asked_or_none
+from repositories.waits import asking_wait, get_asked_or_none
 from services.commands import Command, CommandSender
 from services.jobs import add_signal
 
@@ -270,7 +267,6 @@ async def _say_edited(connection: AsyncConnection, row: AnyRow, findings: Sequen
 
     Raises StateError, which undoes the transaction, where the job is over.
     """
-    waits = literal(approval_wait(row).model_dump(mode="json"), JSONB)
     repository = JobRepository(connection)
     version = await repository.record(
         job_id=row.job_id,
@@ -283,7 +279,7 @@ async def _say_edited(connection: AsyncConnection, row: AnyRow, findings: Sequen
             "artifact_id": row.artifact_id and str(row.artifact_id),
             "findings": count_findings(findings),
         },
-        values={"waiting_on": case((jobs.c.paused, jobs.c.waiting_on), else_=waits)},
+        values={"waiting_on": asking_wait(approval_wait(row))},
     )
     if version is None:
         raise StateError("the job is over, or does not wait any more")
