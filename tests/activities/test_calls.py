@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -154,6 +154,14 @@ async def has_to_wait(connection: AsyncConnection) -> bool:
     return bool((await connection.execute(waiting)).scalar_one())
 
 
+def looking(database: Database, pauses: Sequence[float], *, settled_seconds: float) -> PaidCalls:
+    """Calls that look for what is in doubt after these pauses."""
+    return PaidCalls(
+        database, StepKeeper(database), WorkerMetrics(CollectorRegistry()), CallSlots(20),
+        look_pauses_seconds=pauses, settled_seconds=settled_seconds,
+    )  # fmt: skip
+
+
 class TestOnce:
     async def test_an_answer_is_remembered_and_settled(
         self, database: Database, calls: PaidCalls, job: JobRef, model: OpenAILanguageModel, server: StandInOpenAI
@@ -215,14 +223,7 @@ class TestOnce:
     ) -> None:
         """The provider is slower than our patience, not than our second look."""
         server.play(Rule(action=Delay(seconds=1.5), times=1))
-        patient = PaidCalls(
-            database,
-            StepKeeper(database),
-            WorkerMetrics(CollectorRegistry()),
-            CallSlots(20),
-            look_pauses_seconds=(0.0, 1.2),
-            settled_seconds=0,
-        )
+        patient = looking(database, (0.0, 1.2), settled_seconds=0)
         with pytest.raises(ProviderError, match="ReadTimeout"):
             await patient.complete(job, "lesson", model, request())
         await patient.complete(job, "lesson", model, request())
@@ -233,14 +234,7 @@ class TestOnce:
     ) -> None:
         """Longer than the first looks: the provider is silent for as long as we would have listened."""
         server.play(Rule(action=Delay(seconds=0.9), times=1))
-        patient = PaidCalls(
-            database,
-            StepKeeper(database),
-            WorkerMetrics(CollectorRegistry()),
-            CallSlots(20),
-            look_pauses_seconds=(0.0, 0.1),
-            settled_seconds=3,
-        )
+        patient = looking(database, (0.0, 0.1), settled_seconds=3)
         dying = asyncio.create_task(patient.complete(job, "lesson", model, request()))
         await server.until(lambda stats: stats["in_flight"] == 1)
         dying.cancel()
@@ -255,10 +249,7 @@ class TestOnce:
     ) -> None:
         """It said itself that it failed, so whatever there is of an answer is there by now."""
         server.play(Rule(action="status_500_before", times=1))
-        patient = PaidCalls(
-            database, StepKeeper(database), WorkerMetrics(CollectorRegistry()), CallSlots(20),
-            look_pauses_seconds=(0.0,), settled_seconds=3_600,
-        )  # fmt: skip
+        patient = looking(database, (0.0,), settled_seconds=3_600)
         with pytest.raises(ProviderError):
             await patient.complete(job, "lesson", model, request())
         async with asyncio.timeout(60):

@@ -156,6 +156,16 @@ class Sender:
             assert answer.status_code in {429, 503}, answer.text
         return answer
 
+    async def be_killed_writing(self, records: list[dict[str, Any]], *, key: str, doing: str) -> None:
+        """Post while the inbox is locked, kill the API in the middle of that statement, and start it again."""
+        with locked(self.stack, "record_inbox"):
+            posting = asyncio.create_task(self.post(records, **{"idempotency-key": key}))
+            await until_locked_out(self.stack, "record_inbox", by="longhaul-api", doing=doing)
+            self.stack.api.kill(signal.SIGKILL)
+            assert await posting is None
+        await asyncio.to_thread(self.stack.api.start)
+        await self.stack.until_ready()
+
     async def keep_on(self, stop: asyncio.Event, *, size: int = 1) -> None:
         """Post one after the other until told to stop."""
         while not stop.is_set():
@@ -214,31 +224,19 @@ async def sender(stack: RunningStack) -> Sender:
 
 
 class TestApi:
-    async def test_killed_before_the_commit(self, stack: RunningStack, sender: Sender) -> None:
+    async def test_killed_before_the_commit(self, sender: Sender) -> None:
         """In the middle of writing: nothing is there, nothing was promised, and the retry takes hold once."""
         records = sender.make(4_000)  # so many that they are copied
-        with locked(stack, "record_inbox"):
-            posting = asyncio.create_task(sender.post(records, **{"idempotency-key": "before"}))
-            await until_locked_out(stack, "record_inbox", by="longhaul-api", doing="COPY")
-            stack.api.kill(signal.SIGKILL)
-            assert await posting is None
-        await asyncio.to_thread(stack.api.start)
-        await stack.until_ready()
+        await sender.be_killed_writing(records, key="before", doing="COPY")
         answer = await sender.post(records, **{"idempotency-key": "before"})
         assert answer is not None
         assert "idempotent-replayed" not in answer.headers
         await sender.expect_home()
 
-    async def test_killed_while_a_few_records_are_written(self, stack: RunningStack, sender: Sender) -> None:
+    async def test_killed_while_a_few_records_are_written(self, sender: Sender) -> None:
         """They are one statement, which PostgreSQL may end without us; either way the retry adds nothing."""
         records = sender.make(20)
-        with locked(stack, "record_inbox"):
-            posting = asyncio.create_task(sender.post(records, **{"idempotency-key": "few"}))
-            await until_locked_out(stack, "record_inbox", by="longhaul-api", doing="WITH wanted")
-            stack.api.kill(signal.SIGKILL)
-            assert await posting is None
-        await asyncio.to_thread(stack.api.start)
-        await stack.until_ready()
+        await sender.be_killed_writing(records, key="few", doing="WITH wanted")
         assert await sender.post(records, **{"idempotency-key": "few"}) is not None
         await sender.expect_home()
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
+from sqlalchemy import event
 
 from core.database import Database
 from core.ids import new_id
@@ -97,6 +98,26 @@ class TestOneRoundTrip:
         row, rows = written(postgres, sent)
         assert (row, rows) == written(postgres, copied)
         assert [one["body"] for one in rows] == [body.decode() for body in BODIES]
+
+    async def test_writes_the_same_where_statements_are_traced(
+        self, database: Database, tenant_id: UUID, postgres: EmbeddedPostgres
+    ) -> None:
+        """Then it goes the usual way, statement by statement."""
+        pieces = [piece_of(body, index=number) for number, body in enumerate(BODIES)]
+        plain, traced = batch_of(tenant_id, *pieces), batch_of(tenant_id, *pieces, key="traced")
+        await write_few(database, [plain])
+        seen: list[str] = []
+
+        def before(*given: Any) -> None:
+            seen.append(given[2])
+
+        event.listen(database.engine.sync_engine, "before_cursor_execute", before)
+        try:
+            assert await write_few(database, [traced]) == ({traced.id}, set())
+        finally:
+            event.remove(database.engine.sync_engine, "before_cursor_execute", before)
+        assert len(seen) == 2
+        assert written(postgres, traced)[1] == written(postgres, plain)[1]
 
     async def test_a_key_is_taken_once(self, database: Database, tenant_id: UUID, postgres: EmbeddedPostgres) -> None:
         """Also within one statement; and of a key that is taken nothing is laid in."""

@@ -1,18 +1,14 @@
 """Orders on real Temporal and a stand-in Telegram: what people book is what the channel shows."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import pytest
-from temporalio.client import Client
 
-from core.database import Database
 from domain.errors import InvalidInput, NotFound, StateError
 from domain.jobs import JobAction
 from domain.publishing.orders import OrderChange
-from gateways.standin_telegram import Fault, FaultKind, StandInTelegram
+from gateways.standin_telegram import Fault, FaultKind
 from repositories.jobs import JobRepository
 from repositories.publishing.bots import BotRepository
 from repositories.publishing.orders import OrderRepository
@@ -20,22 +16,11 @@ from repositories.webhooks import WebhookRepository
 from services.jobs import JobRequest
 from services.publishing.dialogs import BotPoller
 from tests.replay.publishing import talk
-from tests.support.orders import Orders, serving_orders
-from tests.support.publishing import BOX, QUICK, TOKEN, Shop, new_http
+from tests.support.orders import Orders
+from tests.support.publishing import BOX, QUICK, TOKEN
 from tests.support.waiting import eventually
 
 CHAT = -1001
-
-
-@pytest.fixture
-async def orders(database: Database, temporal: Client, tenant_id: UUID) -> AsyncIterator[Orders]:
-    """A tenant with a stand-in of its own."""
-    async with (
-        StandInTelegram() as standin,
-        new_http() as http,
-        serving_orders(temporal, Shop(database, tenant_id, standin, http)) as made,
-    ):
-        yield made
 
 
 class TestOrder:

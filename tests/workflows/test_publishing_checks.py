@@ -1,33 +1,17 @@
 """What is looked at before anything is promised for good: links of a post, and what chat a channel is."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
 
 import pytest
-from temporalio.client import Client
 
-from core.database import Database
 from domain.errors import Outcome, ProviderError
-from gateways.standin_telegram import StandInTelegram
 from gateways.webhooks import GuardedClient
-from tests.support.orders import Orders, serving_orders
-from tests.support.publishing import TOKEN, Shop, new_http
+from tests.support.orders import Orders
+from tests.support.publishing import TOKEN
 from tests.support.waiting import eventually
 
 CHAT = -1001
-
-
-@pytest.fixture
-async def orders(database: Database, temporal: Client, tenant_id: UUID) -> AsyncIterator[Orders]:
-    """A tenant with a stand-in of its own."""
-    async with (
-        StandInTelegram() as standin,
-        new_http() as http,
-        serving_orders(temporal, Shop(database, tenant_id, standin, http)) as made,
-    ):
-        yield made
 
 
 async def test_order_outlives_a_look_up_that_failed(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
