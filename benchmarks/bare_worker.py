@@ -8,11 +8,11 @@ from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
 from benchmarks.bare_workflow import BareWorkflow, begin, finish
-from core.temporal import workflow_sandbox
+from core.temporal import strict_sandbox
 
 
 async def serve(address: str, task_queue: str) -> None:
-    """Poll until killed, with the same sandbox, pollers and limits as our own worker."""
+    """Poll until killed, with the SDK's sandbox, and the pollers and limits of our own worker."""
     client = await Client.connect(address)
     worker = Worker(
         client,
@@ -24,7 +24,7 @@ async def serve(address: str, task_queue: str) -> None:
         max_concurrent_workflow_tasks=100,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
-        workflow_runner=workflow_sandbox(),
+        workflow_runner=strict_sandbox(),
     )
     async with worker:
         await asyncio.Event().wait()

@@ -11,12 +11,21 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
+from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
+from temporalio.converter import (
+    DataConverter,
+    DefaultFailureConverterWithEncodedAttributes,
+    PayloadCodec,
+    StorageDriverStoreContext,
+)
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
+from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.workflow import Info
 
 from domain.errors import TemporalUnavailable
 
@@ -112,15 +121,60 @@ async def connect(
         raise TemporalUnavailable(f"Temporal does not answer at {address}") from fault
 
 
-# The sandbox watches our workflow modules. What they import is deterministic by the rules of its room, or runs in
-# activities only; importing it anew for every workflow would cost tens of milliseconds each.
+# What workflow modules import is deterministic by the rules of its room, or runs in activities only; importing it anew
+# for every workflow would cost tens of milliseconds each.
 _PASSED_THROUGH: Final = (
     "activities", "core", "domain", "gateways", "learning", "prompts", "rendering", "repositories", "workflows.options",
     "numpy", "pydantic", "pydantic_core", "sqlalchemy", "structlog", "orjson", "opentelemetry", "httpx",
 )  # fmt: skip
 
 
+class _ContextFree(WorkflowInstance):
+    """A workflow in its sandbox that answers by itself, and for nothing, which context a payload belongs to.
+
+    The SDK asks three times and more for each payload, on its way in and out, and each time enters the sandbox for an
+    answer that only a converter or a storage made for contexts would look at. Ours are not (``create_data_converter``).
+    """
+
+    def __init__(self, sandboxed: WorkflowInstance) -> None:
+        self._sandboxed = sandboxed
+
+    def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
+        return self._sandboxed.activate(act)
+
+    def get_serialization_context(self, command_info: object) -> None:
+        del command_info
+
+    def get_external_store_context(self, command_info: object) -> StorageDriverStoreContext:
+        del command_info
+        return StorageDriverStoreContext(target=None)
+
+    def get_info(self) -> Info:
+        return self._sandboxed.get_info()
+
+    def get_thread_id(self) -> int | None:
+        return self._sandboxed.get_thread_id()
+
+
+class _Sandbox(SandboxedWorkflowRunner):
+    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
+        return _ContextFree(super().create_instance(det))
+
+
 def workflow_sandbox(*more: str) -> SandboxedWorkflowRunner:
-    """How workflow code is run, in workers and in replays alike; ``more`` names further modules to pass through."""
-    restrictions = SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH, *more)
-    return SandboxedWorkflowRunner(restrictions=restrictions)
+    """How workers run workflow code; ``more`` names further modules to pass through.
+
+    The workflow modules pass through as well: to execute a module again for every run of a workflow, and to keep that
+    copy while the run is in the cache, took a quarter of a worker's time and most of its memory. What the sandbox would
+    say about them is said by ruff (``banned-api``), by ``tests/workflows/test_purity.py``, and in replays.
+    """
+    return _Sandbox(restrictions=_restrictions("workflows", *more))
+
+
+def strict_sandbox() -> SandboxedWorkflowRunner:
+    """A sandbox that watches the workflow modules themselves; for replays, which go through all of them."""
+    return SandboxedWorkflowRunner(restrictions=_restrictions())
+
+
+def _restrictions(*more: str) -> SandboxRestrictions:
+    return SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH, *more)

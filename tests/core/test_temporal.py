@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowFailureError
-from temporalio.converter import DataConverter
+from temporalio.converter import DataConverter, WorkflowSerializationContext
 from temporalio.worker import Worker
 
 from activities.jobs import JobActivities
@@ -112,6 +112,14 @@ class TestConverter:
         job = JobRef(job_id=new_id(), tenant_id=new_id(), kind="k")
         for converter in (create_data_converter(None), create_data_converter(keys(OLD))):
             assert await converter.decode(await converter.encode([job]), [JobRef]) == [job]
+
+    def test_no_part_of_it_looks_at_contexts(self) -> None:
+        """The sandbox gives none, see ``core.temporal``."""
+        context = WorkflowSerializationContext(namespace="default", workflow_id="w")
+        for converter in (create_data_converter(None), create_data_converter(keys(OLD))):
+            told = converter.with_context(context)
+            for part in ("payload_converter", "failure_converter", "payload_codec", "external_storage"):
+                assert getattr(told, part) is getattr(converter, part)
 
     async def test_history_holds_nothing_readable(
         self, temporal_server: EmbeddedTemporal, database: Database, temporal: Client, tenant_id: object

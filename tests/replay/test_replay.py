@@ -11,11 +11,12 @@ from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHistory
 from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 import worker
 from core.database import Database
 from core.store import ArtifactStore
-from core.temporal import create_data_converter, workflow_sandbox
+from core.temporal import create_data_converter, strict_sandbox, workflow_sandbox
 from tests.replay.record import CANARIES, SCENARIOS, committed, rejecting_model, workflow_type
 from tests.support.course_service import serving_courses
 
@@ -33,12 +34,12 @@ def name_of(kind: type) -> str | None:
     return workflow._Definition.must_from_class(kind).name
 
 
-def replayer(*workflows: type) -> Replayer:
+def replayer(*workflows: type, runner: SandboxedWorkflowRunner | None = None) -> Replayer:
     """A replayer that is wired like our workers."""
     return Replayer(
         workflows=workflows or registered(),
         data_converter=create_data_converter(None),
-        workflow_runner=workflow_sandbox(),
+        workflow_runner=runner or workflow_sandbox(),
     )
 
 
@@ -47,6 +48,16 @@ class TestReplay:
     async def test_todays_code_takes_the_same_decisions(self, name: str) -> None:
         """A run that was in progress when this code was deployed goes on."""
         await replayer().replay_workflow(HISTORIES[name])
+
+    @pytest.mark.parametrize("name", HISTORIES)
+    async def test_nothing_in_workflows_asks_the_world(self, name: str) -> None:
+        """Our workers let the workflow modules through the sandbox; here it watches them."""
+        await replayer(runner=strict_sandbox()).replay_workflow(HISTORIES[name])
+
+    def test_only_workers_let_workflows_through(self) -> None:
+        """Otherwise the replays above would watch nothing."""
+        assert "workflows" in workflow_sandbox().restrictions.passthrough_modules
+        assert "workflows" not in strict_sandbox().restrictions.passthrough_modules
 
     async def test_another_course_of_things_is_noticed(self) -> None:
         """The replayer is no rubber stamp: a history whose steps are swapped fails."""
