@@ -429,13 +429,7 @@ class WorkerProcess:
                         model=settings.openai_moderation_model,
                     )
                 )
-            guard = ContentGuard(
-                database,
-                keeper,
-                PersonalDataDetector(),
-                moderators,
-                keep_judgements=timedelta(hours=settings.response_cache_hours),
-            )
+            guard = ContentGuard(database, keeper, PersonalDataDetector(), moderators)
             watch = CostWatch(database, self._metrics, alert_usd=settings.generation_cost_alert_usd)
             writer = StructuredWriter(
                 database,

@@ -7,11 +7,10 @@ provider's moderation comes second, before content is cached, stored or told of.
 import asyncio
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from activities.steps import StepKeeper, input_hash
+from activities.steps import StepKeeper
 from core.database import Database
 from domain.generation import Completion, CompletionRequest, Finish, LanguageModel
 from domain.guarding import (
@@ -19,7 +18,6 @@ from domain.guarding import (
     Finding,
     FindingKind,
     GuardAction,
-    Judgement,
     Moderator,
     Spot,
     TextDetector,
@@ -36,7 +34,6 @@ from domain.guarding import (
 )
 from domain.jobs import JobRef
 from domain.structured import parse_document, unfenced
-from repositories.generation import ResponseCache
 from repositories.guarding import PolicyReader
 from repositories.jobs import JobRepository
 from repositories.steps import StepResultRepository
@@ -49,12 +46,23 @@ _MOST_TOLD: Final = 50
 """So many findings are told one by one in an event; the counts are of all."""
 _PIECE_CHARS: Final = 8_000
 """Longer texts are moderated in pieces."""
-_KEPT_FOR: Final = timedelta(days=7)
+_PASSAGE_CHARS: Final = 2_000
+"""Shorter ones are moderated together with their neighbours, up to this length: OpenAI finds chunks under 2,000
+characters most accurate, and hundreds of titles one by one took longer than the course's structure itself."""
 _FOUND: Final = "guard/"
 _SENT: Final = "guard-sent/"
 
 Texts = Sequence[tuple[str, str]]
 Found = list[tuple[str, str, Sequence[Spot]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A text of a document, or a piece of a long one."""
+
+    pointer: str
+    start: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +85,12 @@ class ContentGuard:
         keeper: StepKeeper,
         detector: TextDetector,
         moderators: Iterable[Moderator] = (),
-        *,
-        keep_judgements: timedelta = _KEPT_FOR,
     ) -> None:
         self._database = database
         self._keeper = keeper
         self._detector = detector
         self._policies = PolicyReader(database)
-        self._cache = ResponseCache(database)
         self._moderators = {moderator.provider: moderator for moderator in moderators}
-        self._keep_judgements = keep_judgements
 
     # --- before a call ------------------------------------------------------------------------------
 
@@ -177,34 +181,13 @@ class ContentGuard:
 
     async def _moderate(self, part: Part, texts: Texts) -> tuple[Finding, ...]:
         moderator = self._moderators.get(part.provider)
-        pieces = [
-            (pointer, start, text[start : start + _PIECE_CHARS])
-            for pointer, text in texts
-            for start in range(0, len(text), _PIECE_CHARS)
-            if not text.isspace()
-        ]
-        if moderator is None or not pieces:
+        passages = _passages_of(texts)
+        if moderator is None or not passages:
             return ()
-        judgements = await self._judge(part.job, moderator, [piece for _, _, piece in pieces])
-        found: Found = []
-        for (pointer, start, piece), judgement in zip(pieces, judgements, strict=True):
-            spots = judged_spots(judgement, length=len(piece), moderator=moderator.provider)
-            moved = [Spot(one.kind, start + one.start, start + one.end, one.confidence, one.detector) for one in spots]
-            if moved:
-                found.append((pointer, piece, moved))
+        found = await _objections(moderator, passages)
         if not found:
             return ()
         return _told(found, await self._policies.get(part.job.tenant_id))
-
-    async def _judge(self, job: JobRef, moderator: Moderator, texts: Sequence[str]) -> Sequence[Judgement]:
-        key = input_hash("moderation", moderator.provider, moderator.model, list(texts))
-        kept = await self._cache.get_or_none(job, key)
-        if kept is not None:
-            return [Judgement.model_validate(one) for one in kept["judgements"]]
-        judgements = await moderator.moderate(texts=texts)
-        answer = {"judgements": [judgement.model_dump(mode="json") for judgement in judgements]}
-        await self._cache.put(job, key, answer, keep=self._keep_judgements)
-        return judgements
 
     # --- what is told -------------------------------------------------------------------------------
 
@@ -246,6 +229,40 @@ class ContentGuard:
     def _find(self, texts: Texts, language: str) -> Found:
         found = ((pointer, text, self._detector.find(text, language=language)) for pointer, text in texts)
         return [one for one in found if one[2]]
+
+
+def _passages_of(texts: Texts) -> list[list[_Piece]]:
+    """The texts in order, as passages of one long piece or of several short ones."""
+    passages: list[list[_Piece]] = []
+    length = 0
+    for pointer, text in texts:
+        for start in range(0, 0 if text.isspace() else len(text), _PIECE_CHARS):
+            piece = _Piece(pointer, start, text[start : start + _PIECE_CHARS])
+            if not passages or length + len(piece.text) > _PASSAGE_CHARS:
+                passages.append([])
+                length = 0
+            passages[-1].append(piece)
+            length += len(piece.text)
+    return passages
+
+
+async def _objections(moderator: Moderator, passages: Sequence[Sequence[_Piece]]) -> Found:
+    """What a moderation objects to. Where it does to a passage, its pieces are looked at one by one as well."""
+    judged = await moderator.moderate(texts=["\n".join(piece.text for piece in passage) for passage in passages])
+    bad = [(passage, one) for passage, one in zip(passages, judged, strict=True) if one.categories]
+    alone = [piece for passage, _ in bad if len(passage) > 1 for piece in passage]
+    of_pieces = {}
+    if alone:
+        of_pieces = dict(zip(alone, await moderator.moderate(texts=[one.text for one in alone]), strict=True))
+    found: Found = []
+    for passage, judgement in bad:
+        named = [(piece, of_pieces[piece]) for piece in passage if piece in of_pieces and of_pieces[piece].categories]
+        # Where none is bad by itself it is what they say together.
+        for piece, one in named or [(piece, judgement) for piece in passage]:
+            spots = judged_spots(one, length=len(piece.text), moderator=moderator.provider)
+            moved = [replace(spot, start=piece.start + spot.start, end=piece.start + spot.end) for spot in spots]
+            found.append((piece.pointer, piece.text, moved))
+    return found
 
 
 def _for_sending(policy: ContentPolicy) -> ContentPolicy:

@@ -409,7 +409,7 @@ class TestModeration:
         moderation = Objects()
         answer = lesson(f"Write to {MAIL}.").model_dump_json()
         await make_writer(moderation).write(job, "l", Says(answer), "gpt-x", wish())
-        assert "Write to [e-mail]." in moderation.seen
+        assert any("Write to [e-mail]." in passage for passage in moderation.seen)
         assert not any(secret in str(moderation.seen) for secret in SECRETS)
 
     async def test_no_judgement_is_no_approval(self, database: Database, make_writer: MakeWriter, job: JobRef) -> None:
@@ -424,18 +424,40 @@ class TestModeration:
         assert (await writer.write(job, "l", model, "gpt-x", wish())).status is ContentStatus.READY
         assert len(model.asked) == 1
 
-    async def test_the_same_texts_are_judged_once(
+    async def test_a_kept_answer_is_judged_again(
         self, database: Database, tenant_id: UUID, make_writer: MakeWriter, job: JobRef
     ) -> None:
-        """The judgement is remembered by what was judged; the policy is asked anew each time."""
-        moderation = Objects()
+        """By the moderation and by the policy of the day: neither is remembered with the answer."""
+        moderation = Objects(word="nothing")
         model, writer = Says(lesson("Much blood was shed.").model_dump_json()), make_writer(moderation)
         await writer.write(job, "l", model, "gpt-x", wish())
-        judged = len(moderation.seen)
         await set_policy(database, tenant_id, harmful=GuardAction.BLOCK)
+        moderation.word = "blood"
         other = await add_running_job(database, tenant_id)
         written = await writer.write(other, "l", model, "gpt-x", wish())
-        assert (written.status, len(moderation.seen), len(model.asked)) == (ContentStatus.FILTERED, judged, 1)
+        assert (written.status, len(model.asked)) == (ContentStatus.FILTERED, 1)
+
+    async def test_short_texts_are_judged_together(self, make_writer: MakeWriter, job: JobRef) -> None:
+        """One text for a lesson of which all is well; one by one only where something is not."""
+        moderation = Objects()
+        paragraphs = [f"Paragraph {number}." for number in range(30)]
+        writer = make_writer(moderation)
+        await writer.write(job, "good", Says(lesson(*paragraphs).model_dump_json()), "gpt-x", wish())
+        assert len(moderation.seen) == 1
+        paragraphs[20] = "Much blood was shed."
+        bad = Says(lesson(*paragraphs).model_dump_json())
+        written = await writer.write(job, "bad", bad, "gpt-x", wish(language="de"))
+        assert [one.pointer for one in written.findings] == ["/blocks/0/paragraphs/20"]
+        assert moderation.seen.count("Much blood was shed.") == 1
+
+    async def test_what_is_bad_only_together_is_found_in_all_of_it(self, make_writer: MakeWriter, job: JobRef) -> None:
+        """Nothing that the moderation objects to goes by because its sentences are harmless one by one."""
+        moderation = Objects(word="draw\nblood")
+        answer = lesson("How to draw", "blood", summary="s" * 1_990)
+        written = await make_writer(moderation).write(job, "l", Says(answer.model_dump_json()), "gpt-x", wish())
+        told = {one.pointer for one in written.findings}
+        assert {"/blocks/0/paragraphs/0", "/blocks/0/paragraphs/1"} <= told
+        assert "/summary" not in told
 
     async def test_a_long_draft_is_judged_in_pieces(self, make_writer: MakeWriter, job: JobRef) -> None:
         """The finding names the stretch."""
@@ -447,7 +469,7 @@ class TestModeration:
     async def test_over_the_wire(
         self, make_writer: MakeWriter, job: JobRef, http: httpx.AsyncClient, server: StandInOpenAI
     ) -> None:
-        """One call for a lesson, whose failure is that of the step."""
+        """One text for a lesson, and one call; its failure is that of the step."""
         moderator = OpenAIModerator(
             client=http, base_url=server.base_url, api_key="sk-test-0123456789", model="omni-moderation-latest"
         )
@@ -458,7 +480,8 @@ class TestModeration:
         written = await writer.write(job, "l", model, "gpt-x", wish())
         assert written.status is ContentStatus.FILTERED
         assert len(model.asked) == 1
-        assert [len(call) for call in server.moderations] == [6, 6]
+        # The first failed, the second objected to the lesson as a whole, the third to one of its texts.
+        assert [len(call) for call in server.moderations] == [1, 1, 6]
 
 
 # --- a whole course ---------------------------------------------------------------------------------
