@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from core.one_trip import OneTrip
 from domain.errors import DatabaseUnavailable, SchemaMismatch
 
 AnyRow = Row[*tuple[Any, ...]]
@@ -158,7 +159,7 @@ class Database:
         try:
             await driver.set_autocommit(True)
             cursors = []
-            async with driver.pipeline():
+            async with OneTrip(driver):
                 await driver.execute(enter, who)
                 for statement, values in statements:
                     cursor = driver.cursor(row_factory=namedtuple_row)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
 import psycopg
 from sqlalchemy import text
 
@@ -36,11 +37,9 @@ _ADD_BATCHES: Final = """
 _WRITE_FEW: Final = text(
     """
     WITH wanted AS (
-        SELECT * FROM unnest(
-            CAST(:id AS uuid[]), CAST(:tenant_id AS uuid[]), CAST(:collection AS text[]), CAST(:shard AS smallint[]),
-            CAST(:key AS text[]), CAST(:request_hash AS bytea[]), CAST(:received AS bigint[]),
-            CAST(:rejected AS bigint[]), CAST(:refusals AS jsonb[])
-        ) AS batch (id, tenant_id, collection, shard, key, request_hash, received, rejected, refusals)
+        SELECT * FROM json_to_recordset(CAST(:batches AS json)) AS batch (
+            id uuid, tenant_id uuid, collection text, shard smallint, key text, request_hash text, received bigint,
+            rejected bigint, refusals jsonb)
     ), busy AS MATERIALIZED (
         SELECT id FROM wanted
         WHERE key IS NOT NULL AND NOT pg_try_advisory_xact_lock(hashtextextended(
@@ -48,7 +47,7 @@ _WRITE_FEW: Final = text(
     ), added AS (
         INSERT INTO record_batches
             (id, tenant_id, collection, idempotency_key, request_hash, received, rejected, refusals)
-        SELECT id, tenant_id, collection, key, request_hash, received, rejected, refusals FROM wanted
+        SELECT id, tenant_id, collection, key, decode(request_hash, 'hex'), received, rejected, refusals FROM wanted
         WHERE id NOT IN (SELECT id FROM busy)
         ORDER BY tenant_id, key
         ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
@@ -58,9 +57,10 @@ _WRITE_FEW: Final = text(
             (tenant_id, collection, shard, batch_id, first_index, records, bytes, refused, skipped, body)
         SELECT tenant_id, collection, shard, batch_id, first_index, records, bytes, refused,
                CAST(skipped AS integer[]), body
-        FROM unnest(
-            CAST(:batch_id AS uuid[]), CAST(:first_index AS bigint[]), CAST(:records AS integer[]),
-            CAST(:bytes AS integer[]), CAST(:refused AS boolean[]), CAST(:skipped AS text[]), CAST(:body AS text[])
+        FROM ROWS FROM (
+            json_to_recordset(CAST(:pieces AS json)) AS (
+                batch_id uuid, first_index bigint, records integer, bytes integer, refused boolean, skipped text,
+                body text)
         ) WITH ORDINALITY AS piece (batch_id, first_index, records, bytes, refused, skipped, body, place)
         JOIN added ON added.id = batch_id
         JOIN wanted ON wanted.id = batch_id
@@ -120,6 +120,7 @@ def escaped(text: bytes) -> bytes:
     return text.replace(b"\n", rb"\n")
 
 
+_PIECE_COLUMNS: Final = ("first_index", "records", "bytes", "refused", "skipped", "body")
 _ESCAPED: Final = re.compile(rb"\\(.)")
 _PLAIN: Final = {b"\\": b"\\", b"t": b"\t", b"r": b"\r", b"n": b"\n"}
 
@@ -136,11 +137,20 @@ async def write_few(database: Database, batches: Sequence[NewBatch]) -> tuple[se
     One whose idempotency key is taken is neither: it was written before. One whose key another transaction has in hand
     is busy.
     """
-    pieces = [(batch.id, *fields_of(row)) for batch in batches for row in batch.rows]
-    names = ("batch_id", "first_index", "records", "bytes", "refused", "skipped", "body")
-    values: dict[str, list[Any]] = {name: [piece[place] for piece in pieces] for place, name in enumerate(names)}
-    for name in ("id", "tenant_id", "collection", "shard", "key", "request_hash", "received", "rejected", "refusals"):
-        values[name] = [getattr(batch, name) for batch in batches]
+    wanted = [
+        {
+            "id": batch.id, "tenant_id": batch.tenant_id, "collection": batch.collection, "shard": batch.shard,
+            "key": batch.key, "request_hash": batch.request_hash and batch.request_hash.hex(),
+            "received": batch.received, "rejected": batch.rejected, "refusals": orjson.Fragment(batch.refusals),
+        }
+        for batch in batches
+    ]  # fmt: skip
+    pieces = [
+        {"batch_id": batch.id, **dict(zip(_PIECE_COLUMNS, fields_of(row), strict=True))}
+        for batch in batches
+        for row in batch.rows
+    ]
+    values = {"batches": orjson.dumps(wanted).decode(), "pieces": orjson.dumps(pieces).decode()}
     (((new, busy, _told),),) = await database.run_system((_WRITE_FEW, values))
     return set(new), set(busy)
 
