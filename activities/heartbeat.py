@@ -33,5 +33,6 @@ def leave_if_canceled() -> None:
 
 async def _beat(every_seconds: float) -> None:
     while True:
-        activity.heartbeat()
+        # Its start is the first sign of life; most activities are over before they need another.
         await asyncio.sleep(every_seconds)
+        activity.heartbeat()

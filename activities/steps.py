@@ -1,11 +1,13 @@
 """What every step does around its one effect: say that it runs, remember what it made, say what went wrong."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import orjson
 import structlog
@@ -43,17 +45,20 @@ class StepKeeper:
         self._reader = StepReader(database)
         self._transitions = JobTransitions(database)
         self._writer = StepWriter(database)
+        self._beginnings: WeakValueDictionary[tuple[UUID, str], asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def attempt(self, job: JobRef, step: str) -> AsyncIterator[None]:
+    async def attempt(
+        self, job: JobRef, step: str, *, part: str = "", digest: str = ""
+    ) -> AsyncIterator[dict[str, Any] | None]:
         """One attempt at a step: mark it running; on failure record why and when it is tried again.
 
-        Domain errors leave as Temporal failures; others as ``E.INTERNAL``, and only the log says what they said.
+        Has what ``recall`` says of a ``part`` of it, in the same round trip. Domain errors leave as Temporal failures;
+        others as ``E.INTERNAL``, and only the log says what they said.
         """
         with bind_job(job, step=step):
             try:
-                await self._begin(job, step)
-                yield
+                yield await self._begin(job, step, part, digest)
             except ApplicationError:
                 raise
             except Superseded as error:
@@ -124,10 +129,21 @@ class StepKeeper:
         """
         return await self._writer.finish(job, part, *more)
 
-    async def _begin(self, job: JobRef, step: str) -> None:
+    async def _begin(self, job: JobRef, step: str, part: str, digest: str) -> dict[str, Any] | None:
         # Of a step in many parts nearly every part finds it running; only the first has something to say.
-        if await self._reader.is_running(job, step, attempt=activity.info().attempt):
-            return
+        attempt = activity.info().attempt
+        running, kept = await self._reader.look(job, step, attempt=attempt, part=part, input_hash=digest)
+        if running:
+            return kept
+        # Parts that start together ask together. They wait here for the first, and not in the database for the row of
+        # the job, each with a connection of the pool in hand.
+        async with self._beginnings.setdefault((job.job_id, step), asyncio.Lock()):
+            running, kept = await self._reader.look(job, step, attempt=attempt, part=part, input_hash=digest)
+            if not running:
+                await self._say_running(job, step)
+        return kept
+
+    async def _say_running(self, job: JobRef, step: str) -> None:
         async with self.effect(job) as connection:
             if not await StepRepository(connection).begin(job, step, attempt=activity.info().attempt):
                 return

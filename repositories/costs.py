@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Text, Uuid, bindparam, case, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.database import Database
+from core.database import Database, Statement
 from domain.errors import Outcome
 from domain.jobs import JobRef
 from repositories.generation import SENDING
@@ -137,6 +137,16 @@ _alert: Final = text(
 ).bindparams(bindparam("job_id", type_=Uuid), bindparam("tenant_id", type_=Uuid), bindparam("threshold", type_=Money))
 
 
+def alert_statement(job: JobRef, *, threshold_usd: Decimal) -> Statement:
+    """Write the event ``cost.alert`` where the job has spent that much; ``alert_of`` its rows says what it spent."""
+    return _alert, {"tenant_id": job.tenant_id, "job_id": job.job_id, "threshold": threshold_usd}
+
+
+def alert_of(rows: Sequence[AnyRow]) -> Decimal | None:
+    """What the job has spent, the first time that it was over the threshold alone."""
+    return Decimal(rows[0].usd) if rows else None
+
+
 class CostDesk:
     """The one question about costs that is asked after every paid call, in one round trip."""
 
@@ -145,6 +155,5 @@ class CostDesk:
 
     async def alert(self, job: JobRef, *, threshold_usd: Decimal) -> Decimal | None:
         """Write the event ``cost.alert`` where the job has spent that much; what it spent, the first time alone."""
-        values = {"tenant_id": job.tenant_id, "job_id": job.job_id, "threshold": threshold_usd}
-        (found,) = await self._database.run(job.tenant_id, (_alert, values))
-        return Decimal(found[0].usd) if found else None
+        (found,) = await self._database.run(job.tenant_id, alert_statement(job, threshold_usd=threshold_usd))
+        return alert_of(found)

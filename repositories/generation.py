@@ -1,5 +1,6 @@
 """The ledger of paid calls, the cache of validated answers, and the prompts on record."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -59,6 +60,18 @@ _reserve: Final = text(
 ).bindparams(
     bindparam("tenant_id", type_=Uuid), bindparam("job_id", type_=Uuid), bindparam("reserved_usd", type_=Money)
 )
+
+# What ``_before`` and ``_reserve`` do together where there is nothing to know: the call is new, and no budget watches.
+_open: Final = text(
+    """
+    INSERT INTO provider_calls (tenant_id, job_id, op, step, provider, model, state, reserved_usd)
+    SELECT tenant_id, id, :op, :step, :provider, :model, 'sending', :reserved_usd
+    FROM jobs
+    WHERE id = :job_id AND attempt = :attempt AND finished_at IS NULL AND budget_usd IS NULL
+    ON CONFLICT (tenant_id, job_id, op) DO NOTHING
+    RETURNING op
+    """
+).bindparams(bindparam("job_id", type_=Uuid), bindparam("reserved_usd", type_=Money))
 
 # Where the answer is on record already, two attempts were under way at once, and it was paid for twice.
 _settle: Final = text(
@@ -137,9 +150,15 @@ class NewCall:
 
     def reservation(self, job: JobRef) -> Statement:
         """The statement that puts it into the ledger; no row comes back where the call is done already."""
+        return _reserve, {"tenant_id": job.tenant_id, **self._facts(job)}
+
+    def opening(self, job: JobRef) -> Statement:
+        """The statement that puts it into the ledger where it is new; otherwise no row comes back."""
+        return _open, {"attempt": job.attempt, **self._facts(job)}
+
+    def _facts(self, job: JobRef) -> dict[str, Any]:
         facts = {"op": self.op, "step": self.step, "provider": self.provider, "model": self.model}
-        values = {"tenant_id": job.tenant_id, "job_id": job.job_id, "reserved_usd": self.reserved_usd, **facts}
-        return _reserve, values
+        return {"job_id": job.job_id, "reserved_usd": self.reserved_usd, **facts}
 
 
 class CallDesk:
@@ -147,6 +166,14 @@ class CallDesk:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def open(self, job: JobRef, call: NewCall) -> bool:
+        """Reserve a call that is new, for a job without a budget.
+
+        Where it is False ``get_before`` knows why, and nothing is reserved.
+        """
+        (opened,) = await self._database.run(job.tenant_id, call.opening(job))
+        return bool(opened)
 
     async def get_before(self, job: JobRef, op: str) -> AnyRow:
         """What is to be known before a call: its ``state`` (None: never reserved) and the job's ``budget_usd``.
@@ -188,11 +215,19 @@ class CallDesk:
             await CallLedger(connection).close(job, op=op, outcome=outcome, ended=ended)
 
     async def settle(
-        self, job: JobRef, *, op: str, part: str, answer: dict[str, Any], usage: TokenUsage, cost_usd: Decimal
-    ) -> None:
+        self,
+        job: JobRef,
+        *more: Statement,
+        op: str,
+        part: str,
+        answer: dict[str, Any],
+        usage: TokenUsage,
+        cost_usd: Decimal,
+    ) -> list[Sequence[AnyRow]]:
         """The call came back and cost this much; the answer is remembered as that ``part`` of the job.
 
-        Where the job is over already its cost is put right, with the event ``cost.settled``.
+        Where the job is over already its cost is put right, with the event ``cost.settled``. The rows of ``more``,
+        statements of the same transaction, are returned.
         """
         values = {
             "tenant_id": job.tenant_id,
@@ -205,7 +240,10 @@ class CallDesk:
             "output_tokens": usage.output_tokens,
         }
         who = {"job_id": job.job_id}
-        await self._database.run(job.tenant_id, (LOCK_JOB, {"id": job.job_id}), (_settle, values), (_settle_ended, who))
+        _, _, _, *rows = await self._database.run(
+            job.tenant_id, (LOCK_JOB, {"id": job.job_id}), (_settle, values), (_settle_ended, who), *more
+        )
+        return rows
 
 
 class CallLedger:

@@ -188,12 +188,17 @@ class StepReader:
         found = await self._database.read(job.tenant_id, _result, job_id=job.job_id, step=step, input_hash=input_hash)
         return dict(found[0].result) if found else None
 
-    async def is_running(self, job: JobRef, name: str, *, attempt: int) -> bool:
-        """Whether this step of this attempt of the job is known to run, so that there is nothing to say."""
-        found = await self._database.read(
-            job.tenant_id, _running, job_id=job.job_id, name=name, attempt=attempt, job_attempt=job.attempt
-        )
-        return bool(found)
+    async def look(
+        self, job: JobRef, step: str, *, attempt: int, part: str, input_hash: str
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """Whether this step of this attempt of the job is known to run, so that there is nothing to say.
+
+        And what ``get_result_or_none`` says of one part of it.
+        """
+        asked = {"job_id": job.job_id, "name": step, "attempt": attempt, "job_attempt": job.attempt}
+        kept = {"job_id": job.job_id, "step": part, "input_hash": input_hash}
+        running, found = await self._database.run(job.tenant_id, (_running, asked), (_result, kept))
+        return bool(running), dict(found[0].result) if found else None
 
 
 class StepRepository:

@@ -65,12 +65,14 @@ class PaidCalls:
 
     async def complete(self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest) -> Completion:
         """The answer to the request, paid for once. Raises ProviderError, BudgetExceeded and PriceUnknown."""
-        before = await self._desk.get_before(job, request.op)
-        if before.state == Outcome.DONE:
-            kept = await self._keeper.recall(job, _part(request), request.op)
-            if kept is not None:
-                return Completion.model_validate(kept)
-        found = await self._look(model, request, before)
+        found = await self._first_send(job, step, model, request)
+        if found is None:
+            before = await self._desk.get_before(job, request.op)
+            if before.state == Outcome.DONE:
+                kept = await self._keeper.recall(job, _part(request), request.op)
+                if kept is not None:
+                    return Completion.model_validate(kept)
+            found = await self._look(model, request, before)
         if found is None:
             async with self._slots.of(job):
                 leave_if_canceled()
@@ -83,6 +85,16 @@ class PaidCalls:
         found = await self.guard.screen(job, found, language=request.task.language)
         await self._settle(job, model, request, found)
         return found
+
+    async def _first_send(
+        self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest
+    ) -> Completion | None:
+        """The answer to a call of which nothing is on record, as is the case with nearly all; else None."""
+        async with self._slots.of(job):
+            leave_if_canceled()
+            if await self._desk.open(job, _new_call(step, model, request)):
+                return await self._send(job, model, request)
+        return None
 
     async def _look(self, model: LanguageModel, request: CompletionRequest, before: AnyRow) -> Completion | None:
         """The answer of an earlier send whose outcome nobody knows."""
@@ -119,21 +131,20 @@ class PaidCalls:
     async def _reserve(
         self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest, *, budgeted: bool
     ) -> bool:
-        worst = worst_case_usd(model, request)
-        call = NewCall(op=request.op, step=step, provider=model.name, model=request.model, reserved_usd=worst)
-        return await self._desk.reserve(job, call, budgeted=budgeted)
+        return await self._desk.reserve(job, _new_call(step, model, request), budgeted=budgeted)
 
     async def _settle(
         self, job: JobRef, model: LanguageModel, request: CompletionRequest, completion: Completion
     ) -> None:
         cost = model.price(request.model).of(completion.usage)
         answer = completion.model_dump(mode="json")
-        await self._desk.settle(
-            job, op=request.op, part=_part(request), answer=answer, usage=completion.usage, cost_usd=cost
+        watched = self._watch.question(job) if cost and self._watch is not None else ()
+        rows = await self._desk.settle(
+            job, *watched, op=request.op, part=_part(request), answer=answer, usage=completion.usage, cost_usd=cost
         )
         self._count(job.kind, model.name, request.model, completion.usage, cost)
-        if cost and self._watch is not None:
-            await self._watch.look(job)
+        if self._watch is not None:
+            self._watch.hear(job, rows)
 
     def _count(self, kind: str, provider: str, model: str, usage: TokenUsage, cost: Decimal) -> None:
         self._metrics.count_model_call(provider=provider, model=model, outcome=Outcome.DONE.value)
@@ -168,6 +179,11 @@ def worst_case_usd(model: LanguageModel, request: CompletionRequest) -> Decimal:
     size = sum(len(message.content.encode()) for message in request.messages) + len(str(request.json_schema))
     usage = TokenUsage(input_tokens=size, output_tokens=request.max_output_tokens)
     return model.price(request.model).of(usage)
+
+
+def _new_call(step: str, model: LanguageModel, request: CompletionRequest) -> NewCall:
+    worst = worst_case_usd(model, request)
+    return NewCall(op=request.op, step=step, provider=model.name, model=request.model, reserved_usd=worst)
 
 
 def _part(request: CompletionRequest) -> str:

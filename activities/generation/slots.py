@@ -21,7 +21,7 @@ class CallSlots:
     @property
     def parts_at_once(self) -> int:
         """How many parts of one job to have in progress, so that its slots are never idle."""
-        return self._limit + (self._limit + 1) // 2
+        return 2 * self._limit
 
     def of(self, job: JobRef) -> asyncio.Semaphore:
         """The slots of a job: one is held from before a call is reserved until its answer is there."""

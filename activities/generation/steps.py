@@ -217,9 +217,11 @@ class GenerationActivities:
     async def write_lesson(self, step: WriteLessonInput) -> WriteLessonResult:
         """Write one lesson; visible as a partial result at once, also where it is only a draft."""
         job, part = step.job, lesson_part(step.module, step.lesson)
-        async with self._keeper.attempt(job, module_step(step.module)), heartbeating():
-            digest = lesson_digest(step, step.module, step.lesson)
-            kept = await self._keeper.recall(job, part, digest)
+        digest = lesson_digest(step, step.module, step.lesson)
+        async with (
+            self._keeper.attempt(job, module_step(step.module), part=part, digest=digest) as kept,
+            heartbeating(),
+        ):
             if kept is not None:
                 return WriteLessonResult(lesson_id=kept["artifact_id"], status=kept["status"])
             lesson, made_of = await self._make_lesson(step)
