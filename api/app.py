@@ -41,6 +41,7 @@ from api.routes import (
     schedules,
     webhooks,
 )
+from api.routing import PREFIX
 from api.workers import ServedQueues
 from core.database import Database, check_schema, create_database
 from core.federated_metrics import IngestMetrics
@@ -84,8 +85,6 @@ from services.webhooks import WebhookService
 from workflows.schedules import TASK_QUEUE as SCHEDULES_QUEUE
 
 _log = structlog.get_logger(__name__)
-
-PREFIX: Final = "/api/v1"
 
 
 FAMILIES: Final = (

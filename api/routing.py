@@ -1,14 +1,16 @@
 """What every route of the API has in common: strict bodies, no unknown query parameters, scopes, problems."""
 
-from collections.abc import Callable, Coroutine
+import functools
+from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from starlette.routing import Match
 
 from api.bodies import StrictRequest, require_json
 from api.container import Services
@@ -20,6 +22,7 @@ from services.tenants import Caller, Scope
 _log = structlog.get_logger(__name__)
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+PREFIX: Final = "/api/v1"
 LABEL_PREFIX: Final = "label."
 TAKES_LABELS: Final = "x-label-filters"
 """Marks a route, in its ``openapi_extra``, that takes ``label.NAME`` query parameters."""
@@ -44,6 +47,32 @@ class ApiRoute(APIRoute):
             return await handle(request)
 
         return handle_strictly
+
+
+class Family(APIRouter):
+    """The routes of one family, looked through only for paths that begin like one of them.
+
+    FastAPI tries every route of every router in turn, and has to prepare for each: with all families that was a fifth
+    of what a small request takes.
+    """
+
+    def __init__(self, tag: str, *, prefix: str = "") -> None:
+        super().__init__(route_class=ApiRoute, prefix=prefix, tags=[tag])
+
+    @functools.cached_property
+    def heads(self) -> frozenset[str]:
+        """What the paths of its routes begin with. They are constants; by the first request all routes are there."""
+        return frozenset(_head(route.path) for route in self.routes if isinstance(route, APIRoute))
+
+    def matches(self, scope: MutableMapping[str, Any]) -> tuple[Match, MutableMapping[str, Any]]:
+        """Whether one of the routes is meant."""
+        if _head(scope["path"].removeprefix(PREFIX)) not in self.heads:
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def _head(path: str) -> str:
+    return path[1:].partition("/")[0]
 
 
 def _refuse_unknown(request: Request, known: frozenset[str], *, labels: bool) -> None:

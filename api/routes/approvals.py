@@ -4,18 +4,18 @@ from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Path, Response
+from fastapi import Depends, Header, Path, Response
 from pydantic import BaseModel, StringConstraints
 
 from api.documents import encode
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from domain.approvals import ApprovalState
 from domain.generation import CourseOutline, LessonContent, Provenance
 from domain.guarding import Finding
 from services.approvals import ShownOutline
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["approvals"])
+router: Final = Family("approvals")
 
 Reader = Annotated[Call, Depends(Needs(Scope.JOBS_READ))]
 Writer = Annotated[Call, Depends(Needs(Scope.JOBS_WRITE))]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import Depends, Header, Path, Request, Response
 from starlette.responses import StreamingResponse
 
 from api.documents import Links, encode
@@ -14,13 +14,13 @@ from api.pages import cursor_of, id_of
 from api.polling import matches
 from api.ranges import Unsatisfiable, parse_range
 from api.routes.jobs import Cursor, JobID, Limit
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from api.schemas import ArtifactDocument, ArtifactPage
 from domain.artifacts import Artifact
 from domain.errors import RangeNotSatisfiable, UnsupportedMediaType
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["artifacts"])
+router: Final = Family("artifacts")
 
 Reader = Annotated[Call, Depends(Needs(Scope.ARTIFACTS_READ))]
 Writer = Annotated[Call, Depends(Needs(Scope.ARTIFACTS_WRITE))]

@@ -4,18 +4,18 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 from pydantic import BaseModel
 
 from api.documents import encode, usd
 from api.pages import key_cursor_of, key_of
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from api.schemas import Moment
 from repositories.costs import CostGroup
 from repositories.rows import AnyRow
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["costs"])
+router: Final = Family("costs")
 
 Reader = Annotated[Call, Depends(Needs(Scope.JOBS_READ))]
 

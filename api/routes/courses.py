@@ -4,14 +4,14 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import Depends, Header, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from api.courses import course_document, course_summary, version_document, version_summary
 from api.documents import encode
 from api.pages import cursor_of, id_of
 from api.routes.jobs import Cursor, Limit
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from domain.course_diff import CourseDiff
 from domain.course_graph import NodeKey
 from domain.model import Frozen
@@ -19,7 +19,7 @@ from domain.text import Prose
 from services.courses import Made, Taken
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, prefix="/courses", tags=["courses"])
+router: Final = Family("courses", prefix="/courses")
 
 Reader = Annotated[Call, Depends(Needs(Scope.JOBS_READ))]
 Writer = Annotated[Call, Depends(Needs(Scope.JOBS_WRITE))]

@@ -3,19 +3,19 @@
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import Header, Query, Response
 from starlette.exceptions import HTTPException
 
 from api.documents import encode, event_document
 from api.pointers import query_pointer
 from api.routes.jobs import JobID, Reader
-from api.routing import ApiRoute, Call, problems
+from api.routing import Call, Family, problems
 from api.schemas import EventPage
 from api.streams import EventStream
 from domain.errors import FieldFault, InvalidInput
 from domain.jobs import TERMINAL
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["jobs"])
+router: Final = Family("jobs")
 
 HEARTBEAT_SECONDS: Final = 15.0
 STALL_SECONDS: Final = 30.0

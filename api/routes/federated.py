@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
@@ -18,7 +18,7 @@ from api.polling import matches
 from api.ranges import Unsatisfiable, parse_range
 from api.routes.artifacts import OutOfRange
 from api.routes.jobs import JobID
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from domain.artifacts import store_key
 from domain.errors import FieldFault, InvalidInput
 from domain.federated_protocol import Enrolment, EnrolmentRequest, Heartbeat, Lease, LeaseRequest, ModelName, Receipt
@@ -29,7 +29,7 @@ from repositories.jobs import JobRepository
 from services.federated.participants import NoPlace
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, prefix="/federated", tags=["federated"])
+router: Final = Family("federated", prefix="/federated")
 
 Reader = Annotated[Call, Depends(Needs(Scope.FEDERATED_READ))]
 Writer = Annotated[Call, Depends(Needs(Scope.FEDERATED_WRITE))]

@@ -3,15 +3,15 @@
 from datetime import datetime
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from domain.guarding import ContentPolicy
 from domain.model import Frozen
 from repositories.guarding import KeptPolicy
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["policies"])
+router: Final = Family("policies")
 
 Manager = Annotated[Call, Depends(Needs(Scope.POLICIES_MANAGE))]
 

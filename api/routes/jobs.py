@@ -4,14 +4,14 @@ from datetime import timedelta
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import Depends, Header, Path, Query, Response
 
 from api.documents import encode, job_document, job_etag
 from api.errors import problem_of
 from api.idempotency import key_of_item, parse_key
 from api.pages import cursor_of, id_of, label_filters
 from api.polling import Polled, poll_job
-from api.routing import TAKES_LABELS, ApiRoute, Call, Needs, problems
+from api.routing import TAKES_LABELS, Call, Family, Needs, problems
 from api.schemas import Decision, JobBatchCreate, JobBatchDocument, JobCreate, JobDocument, JobPage, Moment
 from api.wishes import read_wish, wish_of
 from domain.errors import LonghaulError, NotFinished, StateError
@@ -20,7 +20,7 @@ from repositories.jobs import JobFilter, JobRepository
 from repositories.rows import AnyRow
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["jobs"])
+router: Final = Family("jobs")
 
 Reader = Annotated[Call, Depends(Needs(Scope.JOBS_READ))]
 Writer = Annotated[Call, Depends(Needs(Scope.JOBS_WRITE))]

@@ -3,21 +3,21 @@
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import Depends, Path, Request, Response
 
 from api.container import Services
 from api.documents import encode
 from api.pages import cursor_of, id_of
 from api.routes.jobs import Cursor, Limit
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from domain.model import Frozen
 from repositories.renders import RenderRepository
 from repositories.rows import AnyRow
 from services.media import Hook
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["media"])
-incoming: Final = APIRouter(route_class=ApiRoute, tags=["media"])
+router: Final = Family("media")
+incoming: Final = Family("media")
 """What providers call; a signature stands in place of a key."""
 
 Reader = Annotated[Call, Depends(Needs(Scope.JOBS_READ))]

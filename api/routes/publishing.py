@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, Field, StringConstraints
 
 from api.container import Services
@@ -11,7 +11,7 @@ from api.documents import encode
 from api.idempotency import parse_key
 from api.pages import cursor_of, id_of
 from api.routes.jobs import Cursor, IdempotencyKey, Limit
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from domain.errors import InvalidInput
 from domain.model import Frozen
 from domain.publishing.orders import (
@@ -37,8 +37,8 @@ from services.publishing.limits import limits_of
 from services.publishing.orders import below_root
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["publishing"])
-incoming: Final = APIRouter(route_class=ApiRoute, tags=["publishing"])
+router: Final = Family("publishing")
+incoming: Final = Family("publishing")
 """What outside systems call; they show a secret of their own in place of a key."""
 
 Reader = Annotated[Call, Depends(Needs(Scope.PUBLISHING_READ))]

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import Depends, Header, Path, Query, Response
 from pydantic import AfterValidator, Field
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -14,7 +14,7 @@ from api.idempotency import parse_key
 from api.inflate import inflated
 from api.pages import cursor_of, id_of, moment_and_id_of, moment_cursor_of
 from api.routes.jobs import Cursor, IdempotencyKey, Limit
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from api.schemas import (
     BatchAccepted,
     BatchDocument,
@@ -54,7 +54,7 @@ def _expect_no_nul(text: str) -> str:
     return text
 
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["records"])
+router: Final = Family("records")
 
 Reader = Annotated[Call, Depends(Needs(Scope.RECORDS_READ))]
 Writer = Annotated[Call, Depends(Needs(Scope.RECORDS_WRITE))]

@@ -4,14 +4,14 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import Depends, Path, Response
 from pydantic import BaseModel, Field
 
 from api.documents import encode, job_document
 from api.idempotency import parse_key
 from api.pages import cursor_of, id_of
 from api.routes.jobs import Cursor, IdempotencyKey, Limit
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from api.schemas import JobDocument, WaitingOnDocument
 from domain.jobs import WaitingKind
 from domain.model import Frozen
@@ -30,7 +30,7 @@ from services.schedules.clock import temporal_id
 from services.schedules.service import Shown
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["schedules"])
+router: Final = Family("schedules")
 
 Reader = Annotated[Call, Depends(Needs(Scope.JOBS_READ))]
 Writer = Annotated[Call, Depends(Needs(Scope.JOBS_WRITE))]

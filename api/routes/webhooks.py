@@ -3,19 +3,19 @@
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import Depends, Path, Response
 from pydantic import StringConstraints
 
 from api.documents import encode
 from api.pages import cursor_of, id_of
 from api.routes.jobs import Cursor, Limit
-from api.routing import ApiRoute, Call, Needs, problems
+from api.routing import Call, Family, Needs, problems
 from domain.model import Frozen
 from repositories.rows import AnyRow
 from repositories.webhooks import WebhookRepository
 from services.tenants import Scope
 
-router: Final = APIRouter(route_class=ApiRoute, tags=["webhooks"])
+router: Final = Family("webhooks")
 
 Manager = Annotated[Call, Depends(Needs(Scope.WEBHOOKS_MANAGE))]
 EndpointID = Annotated[UUID, Path(description="The id of the endpoint.")]
