@@ -31,6 +31,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "exports": exports.run,
     "histories": generation.run_histories,
     "saving": saving.run,
+    "records": saving.run_singles,
     "federated_rounds": federated_rounds.run,
     "federated_compute": federated_compute.run,
     "drift": publishing.drift,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import httpx
+import psycopg
 
 from benchmarks.support import Bench, Finding, percentile, resident_bytes, running
 
@@ -54,20 +55,39 @@ async def sleeping(bench: Bench) -> list[Finding]:
             for place in range(channel, orders, _CHANNELS):
                 await publishing.book(channels[channel], starts + step * place, step, place)
 
-        await asyncio.gather(*(book_on(channel) for channel in range(_CHANNELS)))
-        bench.say(f"{orders:,} orders are booked")
-        await asyncio.sleep(5)
-        grown = (resident_bytes(worker) - before) / _MEGABYTE
+        booking = asyncio.gather(*(book_on(channel) for channel in range(_CHANNELS)))
+        resident = []
+        for quarter in range(1, 5):
+            await _armed(bench, orders * quarter // 4)
+            resident.append(resident_bytes(worker))
+            shown = ", ".join(f"{(one - before) / _MEGABYTE:.0f}" for one in resident)
+            bench.say(f"{orders * quarter // 4:,} orders sleep; the worker has grown by {shown} MB")
+        await booking
         await asyncio.to_thread(worker.stop)
         begun = asyncio.get_running_loop().time()
         await asyncio.to_thread(worker.start)
         # Ready is what does work: a job that needs a worker, from the start of its process to its end.
         await bench.stack.until_done((await bench.stack.post("diagnostics.noop", {}))["id"])
         start = asyncio.get_running_loop().time() - begun
+    grown = (resident[-1] - before) / _MEGABYTE
+    later = (resident[-1] - resident[1]) / _MEGABYTE
     return [
         Finding(f"worker memory grown by {orders} sleeping orders", grown, "MB", at_most=200),
+        Finding("of that, by the second half of them", later, "MB", at_most=20),
         Finding(f"start of a worker, to its first job, over {orders} sleeping orders", start, "s", at_most=15),
     ]
+
+
+async def _armed(bench: Bench, count: int) -> None:
+    """Wait until so many orders sleep until their time."""
+    url = bench.stack.postgres.superuser_url.replace("+psycopg", "")
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        while True:
+            cursor = await connection.execute("SELECT count(*) FROM orders WHERE state = 'armed'")
+            row = await cursor.fetchone()
+            if row is not None and row[0] >= count:
+                return
+            await asyncio.sleep(1)
 
 
 class _Publishing:
