@@ -2,7 +2,9 @@
 
 import base64
 import dataclasses
+import gc
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -11,10 +13,10 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
-from temporalio.bridge.proto.workflow_activation import WorkflowActivation
+from temporalio.bridge.proto.workflow_activation import RemoveFromCache, WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.client import Client, Interceptor
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
 from temporalio.converter import (
     DataConverter,
     DefaultFailureConverterWithEncodedAttributes,
@@ -75,12 +77,23 @@ def _key_id(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()[:16]
 
 
+_SHARED: Final = PydanticPayloadConverter()
+
+
+class _PayloadConverter(PydanticPayloadConverter):
+    """The SDK makes one for every run and every task of a workflow: all of them share the validators of one."""
+
+    def __init__(self) -> None:
+        vars(self).update(vars(_SHARED))
+
+
 def create_data_converter(payload_keys: str | None) -> DataConverter:
     """Speak pydantic on the wire; encrypted, failures too, where ``payload_keys`` is given."""
+    converter = dataclasses.replace(pydantic_data_converter, payload_converter_class=_PayloadConverter)
     if payload_keys is None:
-        return pydantic_data_converter
+        return converter
     return dataclasses.replace(
-        pydantic_data_converter,
+        converter,
         payload_codec=create_codec(payload_keys),
         failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
     )
@@ -129,6 +142,21 @@ _PASSED_THROUGH: Final = (
 )  # fmt: skip
 
 
+_COLLECT_AFTER: Final = 200
+_displaced = itertools.count(1)
+
+
+def _count_displaced(act: WorkflowActivation) -> None:
+    """Clean up behind runs that had to leave the cache before they were over.
+
+    Each is hundreds of objects in cycles, tracebacks above all, and has grown old in the cache: the collector would
+    look at them after thousands of such runs, and then stop the worker for seconds.
+    """
+    is_displaced = any(job.remove_from_cache.reason == RemoveFromCache.CACHE_FULL for job in act.jobs)
+    if is_displaced and next(_displaced) % _COLLECT_AFTER == 0:
+        gc.collect()
+
+
 class _ContextFree(WorkflowInstance):
     """A workflow in its sandbox that answers by itself, and for nothing, which context a payload belongs to.
 
@@ -140,7 +168,9 @@ class _ContextFree(WorkflowInstance):
         self._sandboxed = sandboxed
 
     def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
-        return self._sandboxed.activate(act)
+        completion = self._sandboxed.activate(act)
+        _count_displaced(act)
+        return completion
 
     def get_serialization_context(self, command_info: object) -> None:
         del command_info

@@ -1,12 +1,16 @@
 import base64
+import gc
 import os
 from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
 
 import pytest
 from temporalio.api.common.v1 import Payload
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.converter import DataConverter, WorkflowSerializationContext
-from temporalio.worker import Worker
+from temporalio.worker import PollerBehaviorSimpleMaximum, Worker
 
 from activities.jobs import JobActivities
 from core.database import Database
@@ -17,7 +21,8 @@ from domain.jobs import JobRef
 from services.stack.ports import free_port
 from services.stack.temporal import EmbeddedTemporal
 from tests.support.life import add_job, new_metrics
-from tests.support.workflows import CrashWorkflow
+from tests.support.waiting import eventually
+from tests.support.workflows import CrashWorkflow, HoldWorkflow
 
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
 
@@ -149,6 +154,41 @@ class TestConverter:
             assert secret not in history
             assert base64.b64encode(secret.encode()).decode()[:20] not in history
         assert base64.b64encode(b"binary/encrypted").decode() in history
+
+
+async def _has_begun(handle: WorkflowHandle[Any, Any]) -> bool:
+    gate = await handle.query("gate")
+    return bool(gate == [0, 1])
+
+
+class TestSandbox:
+    async def test_runs_that_had_to_leave_the_cache_leave_nothing(
+        self, database: Database, temporal: Client, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They are cycles, which are cleaned up without waiting for the collector's turn."""
+        monkeypatch.setattr("core.temporal._COLLECT_AFTER", 1)
+        doing, queue = JobActivities(database, new_metrics()), f"displaced-{new_id()}"
+        gc.collect()
+        gc.disable()
+        try:
+            async with Worker(
+                temporal,
+                task_queue=queue,
+                workflows=[HoldWorkflow],
+                activities=[doing.begin_job, doing.finish_job],
+                workflow_runner=workflow_sandbox("tests"),
+                max_cached_workflows=2,
+                max_concurrent_workflow_tasks=2,
+                workflow_task_poller_behavior=PollerBehaviorSimpleMaximum(2),
+            ):
+                for _ in range(8):
+                    job = await add_job(database, tenant_id, kind="test.hold")
+                    handle = await temporal.start_workflow("Hold", job, id=job.workflow_id, task_queue=queue)
+                    await eventually(partial(_has_begun, handle))
+                alive = sum(type(one).__name__ == "HoldWorkflow" for one in gc.get_objects())
+        finally:
+            gc.enable()
+        assert alive <= 4
 
 
 class TestConnect:
