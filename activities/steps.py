@@ -45,7 +45,7 @@ class StepKeeper:
         self._reader = StepReader(database)
         self._transitions = JobTransitions(database)
         self._writer = StepWriter(database)
-        self._beginnings: WeakValueDictionary[tuple[UUID, str], asyncio.Lock] = WeakValueDictionary()
+        self._beginnings: WeakValueDictionary[tuple[UUID, str], asyncio.Event] = WeakValueDictionary()
 
     @asynccontextmanager
     async def attempt(
@@ -131,16 +131,19 @@ class StepKeeper:
 
     async def _begin(self, job: JobRef, step: str, part: str, digest: str) -> dict[str, Any] | None:
         # Of a step in many parts nearly every part finds it running; only the first has something to say.
-        attempt = activity.info().attempt
+        key, attempt = (job.job_id, step), activity.info().attempt
         running, kept = await self._reader.look(job, step, attempt=attempt, part=part, input_hash=digest)
-        if running:
-            return kept
-        # Parts that start together ask together. They wait here for the first, and not in the database for the row of
-        # the job, each with a connection of the pool in hand.
-        async with self._beginnings.setdefault((job.job_id, step), asyncio.Lock()):
+        if not running and key in self._beginnings:
+            # Parts that start together wait for the first of them here, and not in the database for the row of the
+            # job, each with a connection of the pool in hand.
+            await self._beginnings[key].wait()
             running, kept = await self._reader.look(job, step, attempt=attempt, part=part, input_hash=digest)
-            if not running:
+        if not running:
+            said = self._beginnings[key] = asyncio.Event()
+            try:
                 await self._say_running(job, step)
+            finally:
+                said.set()
         return kept
 
     async def _say_running(self, job: JobRef, step: str) -> None:

@@ -61,12 +61,19 @@ class Family(APIRouter):
 
     @functools.cached_property
     def heads(self) -> frozenset[str]:
-        """What the paths of its routes begin with. They are constants; by the first request all routes are there."""
-        return frozenset(_head(route.path) for route in self.routes if isinstance(route, APIRoute))
+        """What the paths of its routes begin with; by the first request all routes are there.
+
+        Raises TypeError where one begins with a parameter, or is none of ours: it would never be found.
+        """
+        heads = {_head(route.path) if isinstance(route, APIRoute) else "{" for route in self.routes}
+        if any("{" in head for head in heads):
+            raise TypeError("every route of a family begins with a constant")
+        return frozenset(heads)
 
     def matches(self, scope: MutableMapping[str, Any]) -> tuple[Match, MutableMapping[str, Any]]:
         """Whether one of the routes is meant."""
-        if _head(scope["path"].removeprefix(PREFIX)) not in self.heads:
+        path = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(PREFIX)
+        if _head(path) not in self.heads:
             return Match.NONE, {}
         return super().matches(scope)
 

@@ -55,14 +55,15 @@ async def sleeping(bench: Bench) -> list[Finding]:
             for place in range(channel, orders, _CHANNELS):
                 await publishing.book(channels[channel], starts + step * place, step, place)
 
-        booking = asyncio.gather(*(book_on(channel) for channel in range(_CHANNELS)))
         resident = []
-        for quarter in range(1, 5):
-            await _armed(bench, orders * quarter // 4)
-            resident.append(resident_bytes(worker))
-            shown = ", ".join(f"{(one - before) / _MEGABYTE:.0f}" for one in resident)
-            bench.say(f"{orders * quarter // 4:,} orders sleep; the worker has grown by {shown} MB")
-        await booking
+        async with asyncio.TaskGroup() as booking:
+            for channel in range(_CHANNELS):
+                booking.create_task(book_on(channel))
+            for quarter in range(1, 5):
+                await _armed(bench, orders * quarter // 4)
+                resident.append(resident_bytes(worker))
+                shown = ", ".join(f"{(one - before) / _MEGABYTE:.0f}" for one in resident)
+                bench.say(f"{orders * quarter // 4:,} orders sleep; the worker has grown by {shown} MB")
         await asyncio.to_thread(worker.stop)
         begun = asyncio.get_running_loop().time()
         await asyncio.to_thread(worker.start)

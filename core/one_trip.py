@@ -1,4 +1,4 @@
-"""Statements that go to the server together, in one system call.
+"""Statements that go to the server together, in one system call as long as they are not many kilobytes.
 
 The driver's own pipeline hands each statement to the kernel by itself, and every time that may wake the server on
 another processor: under load that took a sixth of the worker's time. This one holds back until the end. It leans on
@@ -17,7 +17,7 @@ from psycopg.generators import send
 class OneTrip(AsyncPipeline):
     """A pipeline of one transaction, sent and answered as it is left: not before that are there any results.
 
-    Where it is left by an exception nothing was sent. The connection is of no use then, and has to be closed.
+    Where it is left by an exception nothing is done. The connection is of no use then, and has to be closed.
     """
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
@@ -39,6 +39,11 @@ class OneTrip(AsyncPipeline):
     def _communicate_gen(self) -> PQGen[None]:
         """After each statement: nothing yet."""
         yield from ()
+
+    def _fetch_gen(self, *, flush: bool) -> PQGen[None]:
+        if self.command_queue:
+            raise psycopg.ProgrammingError("there are no results before the trip is over")
+        yield from super()._fetch_gen(flush=flush)
 
     def _exit_gen(self) -> PQGen[None]:
         self._enqueue_sync()

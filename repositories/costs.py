@@ -17,6 +17,7 @@ from domain.jobs import JobRef
 from repositories.generation import SENDING
 from repositories.rows import AnyRow
 from repositories.tables import Money, jobs, provider_calls
+from repositories.transitions import LOCK_JOB
 
 
 class CostGroup(StrEnum):
@@ -155,5 +156,8 @@ class CostDesk:
 
     async def alert(self, job: JobRef, *, threshold_usd: Decimal) -> Decimal | None:
         """Write the event ``cost.alert`` where the job has spent that much; what it spent, the first time alone."""
-        (found,) = await self._database.run(job.tenant_id, alert_statement(job, threshold_usd=threshold_usd))
+        # The job before the mark, as whoever settles a call within whose transaction the same is asked.
+        _, found = await self._database.run(
+            job.tenant_id, (LOCK_JOB, {"id": job.job_id}), alert_statement(job, threshold_usd=threshold_usd)
+        )
         return alert_of(found)

@@ -203,7 +203,7 @@ class FederatedActivities:
         """Make a candidate of what was accepted; the same candidate however often this runs."""
         job, number = round_.job, round_.number
         wanted = await self._wanted(job)
-        async with self._keeper.attempt(job, step_of(number, wanted.rounds)), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, step_of(number, wanted.rounds)):
             frozen = await self._frozen(job, number)
             if frozen.row.state != RoundState.CLOSED:
                 return MadeVersion(version_id=frozen.row.version_id)
@@ -281,7 +281,7 @@ class FederatedActivities:
         """Measure the candidate, and its parent where nobody has, on samples that no participant has."""
         job, number = round_.job, round_.number
         wanted = await self._wanted(job)
-        async with self._keeper.attempt(job, step_of(number, wanted.rounds)), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, step_of(number, wanted.rounds)):
             frozen = await self._frozen(job, number)
             row, base = frozen.row, frozen.base
             if row.state != RoundState.AGGREGATED:
@@ -373,7 +373,7 @@ class FederatedActivities:
         """
         job = cycle.job
         wanted = await self._wanted(job)
-        async with self._keeper.attempt(job, REPORT_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, REPORT_STEP):
             digest = input_hash(REPORT_STEP)
             if await self._keeper.recall(job, REPORT_STEP, digest) is not None:
                 return

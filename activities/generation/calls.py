@@ -14,7 +14,7 @@ from activities.heartbeat import leave_if_canceled
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
-from domain.errors import Outcome, ProviderError
+from domain.errors import Outcome, PriceUnknown, ProviderError
 from domain.generation import Completion, CompletionRequest, LanguageModel, TokenUsage
 from domain.jobs import JobRef
 from gateways.detection import PersonalDataDetector
@@ -90,9 +90,13 @@ class PaidCalls:
         self, job: JobRef, step: str, model: LanguageModel, request: CompletionRequest
     ) -> Completion | None:
         """The answer to a call of which nothing is on record, as is the case with nearly all; else None."""
+        try:
+            call = _new_call(step, model, request)
+        except PriceUnknown:
+            return None  # it had a price when it was paid for, if it was
         async with self._slots.of(job):
             leave_if_canceled()
-            if await self._desk.open(job, _new_call(step, model, request)):
+            if await self._desk.open(job, call):
                 return await self._send(job, model, request)
         return None
 

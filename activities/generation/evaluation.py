@@ -114,7 +114,7 @@ class EvaluationActivities:
     async def open_evaluation(self, step: EvaluationStepInput) -> EvaluationPlan:
         """Write down what is measured; the plan of the run."""
         job = step.job
-        async with self._keeper.attempt(job, PREPARE_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, PREPARE_STEP):
             run = await self._run_of(job)
             cases = tuple(case.name for case in run.cases)
             plan = EvaluationPlan(cases=cases, samples=run.wanted.samples, at_once=self._at_once)
@@ -134,7 +134,7 @@ class EvaluationActivities:
     async def evaluate_sample(self, step: EvaluateSampleInput) -> None:
         """Make one course of one case, score it, and keep both. Calls that were paid for before are read back."""
         job, part = step.job, f"sample-{step.case}-{step.sample}"
-        async with self._keeper.attempt(job, SAMPLES_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, SAMPLES_STEP):
             run = await self._run_of(job)
             case = next(case for case in run.cases if case.name == step.case)
             digest = run.digest(part)
@@ -164,7 +164,7 @@ class EvaluationActivities:
         Raises E.EVALUATION.REGRESSED or E.EVALUATION.BELOW_FLOOR, after the report is there for everybody to read.
         """
         job = step.job
-        async with self._keeper.attempt(job, JUDGE_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, JUDGE_STEP):
             run = await self._run_of(job)
             digest = run.digest(JUDGE_STEP)
             kept = await self._keeper.recall(job, JUDGE_STEP, digest)

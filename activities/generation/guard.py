@@ -18,6 +18,7 @@ from domain.guarding import (
     Finding,
     FindingKind,
     GuardAction,
+    Judgement,
     Moderator,
     Spot,
     TextDetector,
@@ -51,6 +52,8 @@ _PASSAGE_CHARS: Final = 2_000
 characters most accurate, and hundreds of titles one by one took longer than the course's structure itself."""
 _FOUND: Final = "guard/"
 _SENT: Final = "guard-sent/"
+
+_GOOD: Final = Judgement(categories={})
 
 Texts = Sequence[tuple[str, str]]
 Found = list[tuple[str, str, Sequence[Spot]]]
@@ -242,7 +245,7 @@ def _passages_of(texts: Texts) -> list[list[_Piece]]:
                 passages.append([])
                 length = 0
             passages[-1].append(piece)
-            length += len(piece.text)
+            length += len(piece.text) + 1  # the line break behind it
     return passages
 
 
@@ -256,13 +259,23 @@ async def _objections(moderator: Moderator, passages: Sequence[Sequence[_Piece]]
         of_pieces = dict(zip(alone, await moderator.moderate(texts=[one.text for one in alone]), strict=True))
     found: Found = []
     for passage, judgement in bad:
-        named = [(piece, of_pieces[piece]) for piece in passage if piece in of_pieces and of_pieces[piece].categories]
-        # Where none is bad by itself it is what they say together.
-        for piece, one in named or [(piece, judgement) for piece in passage]:
-            spots = judged_spots(one, length=len(piece.text), moderator=moderator.provider)
-            moved = [replace(spot, start=piece.start + spot.start, end=piece.start + spot.end) for spot in spots]
-            found.append((piece.pointer, piece.text, moved))
-    return found
+        named: set[FindingKind] = set()
+        for piece in passage:
+            spots = list(
+                judged_spots(of_pieces.get(piece, _GOOD), length=len(piece.text), moderator=moderator.provider)
+            )
+            named.update(spot.kind for spot in spots)
+            found.append(_found_in(piece, spots))
+        # What none of them is by itself they say together.
+        for piece in passage:
+            spots = list(judged_spots(judgement, length=len(piece.text), moderator=moderator.provider))
+            found.append(_found_in(piece, [spot for spot in spots if spot.kind not in named]))
+    return [one for one in found if one[2]]
+
+
+def _found_in(piece: _Piece, spots: Iterable[Spot]) -> tuple[str, str, list[Spot]]:
+    moved = [replace(spot, start=piece.start + spot.start, end=piece.start + spot.end) for spot in spots]
+    return piece.pointer, piece.text, moved
 
 
 def _for_sending(policy: ContentPolicy) -> ContentPolicy:

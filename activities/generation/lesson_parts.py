@@ -86,7 +86,7 @@ class LessonPartActivities:
     @activity.defn(name="write_slides")
     async def write_slides(self, step: WriteLessonPartInput) -> WriteLessonPartResult:
         """Make the slides of a lesson."""
-        async with self._keeper.attempt(step.job, module_step(step.module)), heartbeating():
+        async with heartbeating(), self._keeper.attempt(step.job, module_step(step.module)):
             wanted = await self._documents.read_input(step.job)
             return await self._make(
                 step, LessonPart.SLIDES, wanted, lambda lesson: slides_wish(wanted, content_of(lesson))
@@ -95,7 +95,7 @@ class LessonPartActivities:
     @activity.defn(name="write_quiz")
     async def write_quiz(self, step: WriteLessonPartInput) -> WriteLessonPartResult:
         """Write questions on a lesson."""
-        async with self._keeper.attempt(step.job, module_step(step.module)), heartbeating():
+        async with heartbeating(), self._keeper.attempt(step.job, module_step(step.module)):
             wanted = await self._documents.read_input(step.job)
             corpus = await self._documents.read(step.job, step.corpus_id, Corpus)
             return await self._make(

@@ -147,7 +147,7 @@ class SectionActivities:
         While the course is still being made there is only the tree: its first version will hold it.
         """
         job = step.job
-        async with self._keeper.attempt(job, APPLY_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, APPLY_STEP):
             digest = input_hash(APPLY_STEP, *sorted((key, str(made)) for key, made in step.made.items()))
             kept = await self._keeper.recall(job, APPLY_STEP, digest)
             if kept is not None:
@@ -199,7 +199,7 @@ class SectionActivities:
     async def export_version(self, step: ExportVersionInput) -> None:
         """Render a version in every form asked for, and add the files to the job's result."""
         job = step.job
-        async with self._keeper.attempt(job, EXPORT_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, EXPORT_STEP):
             course_id = await self._documents.course_of(job)
             number = step.version or (await self._documents.read_export(job)).version
             digest = input_hash(EXPORT_STEP, str(course_id), number)

@@ -173,7 +173,7 @@ class GenerationActivities:
     async def prepare_sources(self, step: CourseStepInput) -> UUID:
         """Cut all sources into sections; the id of the corpus."""
         job = step.job
-        async with self._keeper.attempt(job, SOURCES_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, SOURCES_STEP):
             wanted = await self._documents.read_input(job)
             digest = input_hash(SOURCES_STEP)
             kept = await self._keeper.recall(job, SOURCES_STEP, digest)
@@ -189,7 +189,7 @@ class GenerationActivities:
     async def write_outline(self, step: WriteOutlineInput) -> WriteOutlineResult:
         """Design the course. An outline that is not good is kept as a draft, and fails the job."""
         job = step.job
-        async with self._keeper.attempt(job, OUTLINE_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, OUTLINE_STEP):
             wanted = await self._documents.read_input(job)
             rejected = await self._rejected(job, step.round)
             digest = input_hash(OUTLINE_STEP, str(step.corpus_id), *_what_an_outline_depends_on(rejected))
@@ -247,7 +247,7 @@ class GenerationActivities:
         The job's result is written here and not handed to the workflow: titles have no place in its history.
         """
         job = step.job
-        async with self._keeper.attempt(job, EXPORT_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(job, EXPORT_STEP):
             number = await self._latest_version(job) if step.again else None
             part = EXPORT_STEP if number is None else f"{EXPORT_STEP}-{number}"
             digest = input_hash(part, str(step.outline_id))

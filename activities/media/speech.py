@@ -108,7 +108,7 @@ class SpeechActivities:
     @activity.defn(name="speak_lesson")
     async def speak_lesson(self, step: WriteLessonPartInput) -> SpeakLessonResult:
         """Record a lesson that is ready. Raises where the provider is not configured or its model has no price."""
-        async with self._keeper.attempt(step.job, module_step(step.module)), heartbeating():
+        async with heartbeating(), self._keeper.attempt(step.job, module_step(step.module)):
             wanted = await self._documents.read_input(step.job)
             lesson = await self._documents.read(step.job, step.lesson_id, Lesson)
             work = self._plan(step, wanted, lesson, course_id=await self._documents.course_of(step.job))

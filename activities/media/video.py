@@ -77,7 +77,7 @@ class VideoActivities:
     @activity.defn(name="plan_video")
     async def plan_video(self, step: FilmLessonInput) -> Planned:
         """Whether there is to be a video, by whom, and what it may cost: written down before anything is sent."""
-        async with self._keeper.attempt(step.job, VIDEO_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(step.job, VIDEO_STEP):
             wish, lesson, language = await self._read(step)
             if wish is None or lesson.content is None:
                 return await self._plan_none(step, wish, lesson, "E.VIDEO.NO_LESSON")
@@ -131,7 +131,7 @@ class VideoActivities:
     @activity.defn(name="make_video")
     async def make_video(self, step: FilmLessonInput) -> bool:
         """Film the slides here; False where it turned out that this machine cannot."""
-        async with self._keeper.attempt(step.job, VIDEO_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(step.job, VIDEO_STEP):
             wish, lesson, _ = await self._read(step)
             assert wish is not None
             film = self._film(step, wish, lesson)

@@ -94,7 +94,7 @@ class SavingActivities:
     @activity.defn(name="import_records")
     async def import_records(self, step: ImportStepInput) -> ImportProgress:
         """Read the file on from where the last committed transaction was, for some seconds at most."""
-        async with self._keeper.attempt(step.job, READ_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(step.job, READ_STEP):
             until = time.monotonic() + _IMPORT_SECONDS
             while time.monotonic() < until:
                 if await self._importer.read_on(step.job):
@@ -104,7 +104,7 @@ class SavingActivities:
     @activity.defn(name="await_saved")
     async def await_saved(self, step: ImportStepInput) -> ImportProgress:
         """Wait, for some seconds at most, until nothing of the import is pending any more."""
-        async with self._keeper.attempt(step.job, SAVE_STEP), heartbeating():
+        async with heartbeating(), self._keeper.attempt(step.job, SAVE_STEP):
             until = time.monotonic() + _IMPORT_SECONDS
             while time.monotonic() < until:
                 if await self._importer.is_saved(step.job):

@@ -459,6 +459,23 @@ class TestModeration:
         assert {"/blocks/0/paragraphs/0", "/blocks/0/paragraphs/1"} <= told
         assert "/summary" not in told
 
+    async def test_together_it_may_be_worse_than_its_parts(self, make_writer: MakeWriter, job: JobRef) -> None:
+        """A sentence that is only harmful by itself does not hide that the passage is severe."""
+
+        class Worse(Objects):
+            async def moderate(self, *, texts: Any) -> tuple[Judgement, ...]:
+                alone = await super().moderate(texts=texts)
+                severe = Judgement(categories={"illicit/violent": 0.9, "violence": 0.9})
+                return tuple(severe if "draw\nblood" in text else one for text, one in zip(texts, alone, strict=True))
+
+        answer = lesson("How to draw", "blood").model_dump_json()
+        written = await make_writer(Worse()).write(job, "l", Says(answer), "gpt-x", wish())
+        assert written.status is ContentStatus.FILTERED
+        severe = {one.pointer for one in written.findings if one.kind is FindingKind.SEVERE}
+        harmful = {one.pointer for one in written.findings if one.kind is FindingKind.HARMFUL}
+        assert {"/blocks/0/paragraphs/0", "/blocks/0/paragraphs/1"} <= severe
+        assert harmful == {"/blocks/0/paragraphs/1"}
+
     async def test_a_long_draft_is_judged_in_pieces(self, make_writer: MakeWriter, job: JobRef) -> None:
         """The finding names the stretch."""
         raw = "calm " * 2_000 + "blood"

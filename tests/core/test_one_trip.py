@@ -109,3 +109,11 @@ class TestOneTrip:
             await _trip(connection, "INSERT INTO trips VALUES (1)", "INSERT INTO trips VALUES (%s)")
         await connection.close()
         assert not any(b"INSERT" in piece for piece in relay.pieces)
+
+    async def test_there_are_no_results_before_its_end(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """It says so, and does not wait for them for good."""
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(OneTrip(connection))
+            cursor = await connection.execute("SELECT 1")
+            with pytest.raises(psycopg.ProgrammingError, match="before the trip is over"):
+                await cursor.fetchall()
