@@ -85,11 +85,13 @@ def _head(path: str) -> str:
 def _refuse_unknown(request: Request, known: frozenset[str], *, labels: bool) -> None:
     seen: set[str] = set()
     faults = []
-    for name, _ in request.query_params.multi_items():
+    for name, value in request.query_params.multi_items():
         if name not in known and not (labels and name.startswith(LABEL_PREFIX)):
             faults.append(FieldFault(query_pointer("query", name), "is not a parameter of this call"))
         elif name in seen:
             faults.append(FieldFault(query_pointer("query", name), "is given twice"))
+        elif "\x00" in value:
+            faults.append(FieldFault(query_pointer("query", name), "contains a NUL character"))
         seen.add(name)
     if faults:
         raise InvalidInput("the query is not valid", faults=faults)

@@ -236,7 +236,7 @@ class TestList:
             ("cursor=???", "/query/cursor"), ("cursor=AAAA", "/query/cursor"), ("status=nope", "/query/status"),
             ("created_after=2020-01-01T00:00:00", "/query/created_after"), ("colour=red", "/query/colour"),
             ("limit=1&limit=2", "/query/limit"), ("label.bad name=x", "/query/label.bad name"),
-            ("label.x=%00", "/query/label.x"),
+            ("label.x=%00", "/query/label.x"), ("kind=a%00b", "/query/kind"),
         ],
     )  # fmt: skip
     async def test_bad_queries_are_named(self, front: Front, query: str, pointer: str) -> None:
