@@ -46,6 +46,7 @@ async def sleeping(bench: Bench) -> list[Finding]:
     async with _publishing(bench) as publishing:
         channels = await publishing.connect(_CHANNELS)
         worker = bench.stack.worker
+        start_over_none = await _restart(bench)
         before = resident_bytes(worker)
         starts = datetime.now(UTC) + timedelta(hours=5)
         step = timedelta(days=30) / orders
@@ -64,19 +65,24 @@ async def sleeping(bench: Bench) -> list[Finding]:
                 resident.append(resident_bytes(worker))
                 shown = ", ".join(f"{(one - before) / _MEGABYTE:.0f}" for one in resident)
                 bench.say(f"{orders * quarter // 4:,} orders sleep; the worker has grown by {shown} MB")
-        await asyncio.to_thread(worker.stop)
-        begun = asyncio.get_running_loop().time()
-        await asyncio.to_thread(worker.start)
-        # Ready is what does work: a job that needs a worker, from the start of its process to its end.
-        await bench.stack.until_done((await bench.stack.post("diagnostics.noop", {}))["id"])
-        start = asyncio.get_running_loop().time() - begun
+        start = await _restart(bench)
     grown = (resident[-1] - before) / _MEGABYTE
     later = (resident[-1] - resident[1]) / _MEGABYTE
     return [
         Finding(f"worker memory grown by {orders} sleeping orders", grown, "MB", at_most=200),
         Finding("of that, by the second half of them", later, "MB", at_most=20),
         Finding(f"start of a worker, to its first job, over {orders} sleeping orders", start, "s", at_most=15),
+        Finding("the same, over none", start_over_none, "s"),
     ]
+
+
+async def _restart(bench: Bench) -> float:
+    """Seconds from the start of the worker's process until it is ready: until a job that needs it is done."""
+    await asyncio.to_thread(bench.stack.worker.stop)
+    begun = asyncio.get_running_loop().time()
+    await asyncio.to_thread(bench.stack.worker.start)
+    await bench.stack.until_done((await bench.stack.post("diagnostics.noop", {}))["id"])
+    return asyncio.get_running_loop().time() - begun
 
 
 async def _armed(bench: Bench, count: int) -> None:
