@@ -44,19 +44,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure what is claimed about speed.")
     parser.add_argument("names", nargs="*", metavar="name", help=f"any of: {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it works")
+    parser.add_argument("--delay", type=float, default=1.0, help="seconds that a call of the model takes; 1 by default")
     parsed = parser.parse_args()
     unknown = sorted(set(parsed.names) - set(BENCHMARKS))
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}")
-    return asyncio.run(_run(parsed.names or list(BENCHMARKS), quick=parsed.quick))
+    return asyncio.run(_run(parsed.names or list(BENCHMARKS), quick=parsed.quick, delay=parsed.delay))
 
 
-async def _run(names: Sequence[str], *, quick: bool) -> int:
+async def _run(names: Sequence[str], *, quick: bool, delay: float) -> int:
     results: list[tuple[str, Sequence[Finding]]] = []
     crashed: list[str] = []
     print("starting a stack ...", flush=True)
-    async with benchmark_stack() as stack:
-        bench = Bench(stack, quick)
+    async with benchmark_stack(delay=delay) as stack:
+        bench = Bench(stack, quick, delay)
         for name in names:
             print(f"{name} (load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} processors)", flush=True)
             began, machine = time.monotonic(), Machine()

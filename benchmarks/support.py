@@ -16,7 +16,6 @@ from services.stack.processes import ChildProcess
 from tests.support.stack import RunningStack
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-STANDIN_DELAY_SECONDS: Final = 1.0
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _ANSWER_LIMIT: Final = 256 * 1024 * 1024
 
@@ -63,6 +62,8 @@ class Bench:
 
     stack: RunningStack
     quick: bool
+    delay: float = 1.0
+    """Seconds that the stand-in for OpenAI takes for a call."""
 
     @property
     def key(self) -> str:
@@ -89,12 +90,12 @@ Benchmark = Callable[[Bench], Awaitable[list[Finding]]]
 
 
 @asynccontextmanager
-async def benchmark_stack() -> AsyncIterator[RunningStack]:
+async def benchmark_stack(*, delay: float = 1.0) -> AsyncIterator[RunningStack]:
     """A stack on free ports in a folder of its own, which the caller may remove afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="longhaul-bench-"))
     # As in an image or under `make up`: the sandbox loads workflow modules from bytecode, on every side.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    stack = RunningStack(folder, overrides=_OVERRIDES, standin_delay=STANDIN_DELAY_SECONDS)
+    stack = RunningStack(folder, overrides=_OVERRIDES, standin_delay=delay)
     try:
         await stack.start()
         yield stack
