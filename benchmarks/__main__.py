@@ -14,6 +14,7 @@ from benchmarks import (
     exports,
     federated_compute,
     federated_rounds,
+    footprint,
     generation,
     jobs,
     publishing,
@@ -36,6 +37,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "federated_compute": federated_compute.run,
     "drift": publishing.drift,
     "sleeping": publishing.sleeping,
+    "footprint": footprint.run,
 }
 
 

@@ -47,7 +47,7 @@ async def run(bench: Bench) -> list[Finding]:
     for modules, lessons in ((10, 10), (7, 14)):
         walls = []
         for _ in range(1 if bench.quick else 3):
-            _, wall = await _make_course(bench, modules, lessons, provider="openai", text=_text(4_000))
+            _, wall = await make_course(bench, modules, lessons, provider="openai", text=text_of(4_000))
             walls.append(wall)
             bench.say(f"{modules} x {lessons}: {wall:.2f} s")
         critical = bench.delay * (1 + ceil(modules * lessons / _FAN_OUT))
@@ -68,7 +68,7 @@ async def run_histories(bench: Bench) -> list[Finding]:
     assert stack.postgres.pid is not None
     before, server = cpu_seconds(stack.api, stack.worker), cpu_seconds(stack.temporal)
     database = tree_cpu_seconds(stack.postgres.pid)
-    job, wall = await _make_course(bench, modules, lessons, provider="offline", text=_text(_SOURCE_CHARS))
+    job, wall = await make_course(bench, modules, lessons, provider="offline", text=text_of(_SOURCE_CHARS))
     cpu, server = cpu_seconds(stack.api, stack.worker) - before, cpu_seconds(stack.temporal) - server
     database = tree_cpu_seconds(stack.postgres.pid) - database
     made = modules * lessons
@@ -88,7 +88,7 @@ async def run_histories(bench: Bench) -> list[Finding]:
     ]
 
 
-async def _make_course(
+async def make_course(
     bench: Bench, modules: int, lessons: int, *, provider: str, text: str
 ) -> tuple[dict[str, Any], float]:
     """A course; the seconds from before the POST until it is seen to have succeeded."""
@@ -141,7 +141,7 @@ async def _histories(bench: Bench, job_id: str) -> list[_History]:
     ]
 
 
-def _text(chars: int) -> str:
+def text_of(chars: int) -> str:
     """A text of about that length: chapters, sections and paragraphs of sentences that all differ."""
     dice = random.Random(7)
     parts: list[str] = []

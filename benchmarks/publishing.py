@@ -20,7 +20,7 @@ _MEGABYTE: Final = 1_048_576
 async def drift(bench: Bench) -> list[Finding]:
     """Orders spread over ten minutes (a minute with ``--quick``): booked second against the second it went out."""
     orders, span = (100, timedelta(seconds=60)) if bench.quick else (1_000, timedelta(minutes=10))
-    async with _publishing(bench) as publishing:
+    async with publishing_on_standin(bench) as publishing:
         channels = await publishing.connect(_CHANNELS)
         starts = datetime.now(UTC) + timedelta(seconds=30 if bench.quick else 120)
         step = span / orders
@@ -43,7 +43,7 @@ async def drift(bench: Bench) -> list[Finding]:
 async def sleeping(bench: Bench) -> list[Finding]:
     """Orders far in the future: what the worker's memory grows by, and how long it takes to start over them."""
     orders = 300 if bench.quick else 10_000
-    async with _publishing(bench) as publishing:
+    async with publishing_on_standin(bench) as publishing:
         channels = await publishing.connect(_CHANNELS)
         worker = bench.stack.worker
         start_over_none = await _restart(bench)
@@ -141,7 +141,7 @@ class _Publishing:
 
 
 @asynccontextmanager
-async def _publishing(bench: Bench) -> AsyncIterator[_Publishing]:
+async def publishing_on_standin(bench: Bench) -> AsyncIterator[_Publishing]:
     """A stand-in where the stack's worker looks for it: seven ports above the API."""
     port = int(bench.stack.base_url.rpartition(":")[2]) + 7
     control = f"http://127.0.0.1:{port}/control"

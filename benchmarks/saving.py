@@ -59,7 +59,7 @@ def _record(number: int) -> bytes:
     })  # fmt: skip
 
 
-def _lines(count: int, *, poison_every: int = 0) -> bytes:
+def lines_of(count: int, *, poison_every: int = 0) -> bytes:
     lines = [_record(number) for number in range(count)]
     if poison_every:
         lines[::poison_every] = [line.replace(b"quay", b"qu\\u0000y") for line in lines[::poison_every]]
@@ -264,7 +264,7 @@ async def _bulk(bench: Bench, bulk: Bulk) -> list[Finding]:
     home: list[float] = []
     merge: list[float] = []
     for number in range(rounds):
-        body = _lines(bulk.records)
+        body = lines_of(bulk.records)
         bench.say(f"round {number + 1} of {rounds}: {bulk.records:,} records, {len(body) / 1e6:.0f} MB")
         await bulk.empty_tables()
         rows, lines = bulk.inbox_rows(body), bulk.line_rows(body)
@@ -284,7 +284,7 @@ async def _bulk(bench: Bench, bulk: Bulk) -> list[Finding]:
         home.append(bulk.records / seconds)
         merge.append(bulk.records / await bulk.merge(rows))
         clean.append(measured["ours"] + seconds)
-        bad = _lines(bulk.records, poison_every=100)
+        bad = lines_of(bulk.records, poison_every=100)
         poisoned.append(await bulk.post(bad, on_error="continue") + (await bulk.flush())[1])
     inserts = await bulk.rate_of_inserts(new_connections=False)
     connections = await bulk.rate_of_inserts(new_connections=True)
@@ -431,7 +431,7 @@ async def _memory(bench: Bench, bulk: Bulk) -> list[Finding]:
     while sent < total or await flusher.get_waiting_tenants(_STREAM):
         try:
             if sent < total:
-                await bulk.post(_lines(bulk.records))
+                await bulk.post(lines_of(bulk.records))
                 sent += bulk.records
                 continue
         except BacklogError:
