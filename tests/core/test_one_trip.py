@@ -18,22 +18,30 @@ class Relay:
     def __init__(self, server: str) -> None:
         self._server = server
         self.pieces: list[bytes] = []
+        self.is_over = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
         from_server, to_server = await asyncio.open_unix_connection(self._server)
         back = asyncio.create_task(_pass_on(from_server, writer))
-        with contextlib.closing(to_server):
-            while piece := await reader.read(1 << 20):
-                self.pieces.append(piece)
-                to_server.write(piece)
+        while piece := await reader.read(1 << 20):
+            self.pieces.append(piece)
+            to_server.write(piece)
+        await _closed(to_server)
         await back
+        self.is_over.set()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.closing(writer):
-        while piece := await reader.read(1 << 20):
-            writer.write(piece)
+    while piece := await reader.read(1 << 20):
+        writer.write(piece)
+    await _closed(writer)
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 @pytest.fixture
@@ -50,12 +58,12 @@ async def connection(
     relay: Relay, postgres: EmbeddedPostgres, tmp_path: Path
 ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """With a table to write to."""
-    del relay
     async with await psycopg.AsyncConnection.connect(
         _plain(postgres), host=str(tmp_path), port=5432, autocommit=True
     ) as made:
         await made.execute("CREATE TEMP TABLE trips (place int PRIMARY KEY)")
         yield made
+    await relay.is_over.wait()
 
 
 def _plain(postgres: EmbeddedPostgres) -> str:
