@@ -16,8 +16,8 @@ def settle() -> None:
 
     Every workflow task and every request makes thousands of short-lived objects, nearly all freed by their counts.
     Looking for cycles after every few hundred of them, as by default, took a tenth of the processor time of a job.
-    But a workflow that leaves the cache after it slept there for long is cycles through and through (its sandbox has
-    modules of its own), and has grown old meanwhile: old objects must be looked at after some millions of new ones.
+    But what has grown old before it became garbage must be looked at as well, after some millions of new objects;
+    behind the runs of workflows that had to leave the cache ``core.temporal`` cleans up sooner.
     """
     gc.collect()
     gc.freeze()

@@ -61,9 +61,8 @@ Writer = Annotated[Call, Depends(Needs(Scope.RECORDS_WRITE))]
 CollectionName = Annotated[str, Path(max_length=63, description="messages or users.")]
 BatchID = Annotated[UUID, Path(description="The id of the batch.")]
 LetterID = Annotated[UUID, Path(description="The id of the dead letter.")]
-Text = Annotated[str, AfterValidator(_expect_no_nul)]
-Name = Annotated[Text, Query(min_length=1, max_length=128)]
-AnyName = Annotated[Text | None, Query(max_length=128)]
+Name = Annotated[str, Query(min_length=1, max_length=128)]
+AnyName = Annotated[str | None, Query(max_length=128)]
 # So far from both ends of the calendar that the thirty days which begin or end there are days as well.
 _CalendarDay = Annotated[date, Field(ge=date(1, 2, 1), le=date(9999, 11, 30))]
 Day = Annotated[_CalendarDay | None, Query(description="A day in UTC.")]
@@ -234,7 +233,10 @@ async def list_dialogs(call: Reader, user_id: Name, limit: Limit = 20) -> Respon
 
 @router.get("/records/messages/dialogs/{dialog_id:text}", response_model=MessagePage, responses=problems(404))
 async def list_messages(
-    call: Reader, dialog_id: Annotated[Text, Path(max_length=128)], limit: Limit = 50, cursor: Cursor = None
+    call: Reader,
+    dialog_id: Annotated[str, AfterValidator(_expect_no_nul), Path(max_length=128)],
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> Response:
     """The messages of a dialog, newest first."""
     before = moment_and_id_of(cursor)
