@@ -16,7 +16,7 @@ $(STAMP): requirements/bootstrap.txt requirements/dev.txt requirements/federated
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/federated.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile --require-hashes -r requirements/federated.txt
 	@touch $(STAMP)
 	@echo "set up."
 
