@@ -24,10 +24,13 @@ from rendering.course_words import Words, words_for
 
 _SPECIAL = re.compile(
     r"""
-    [\\`*_\[\]<{}|~$]      # emphasis, code, links, HTML; and tables, strike-through, mathematics, MDX elsewhere
-    | &(?=[#A-Za-z])       # entities
-    | (?<!\S)\#            # headings, and the closing sequence of a heading
-    | :(?=//) | (?<=www)\. # the bare addresses that GitHub makes into links
+    [\\`*_\[\]<{}|~$&\#:.]           # what may have to be escaped: one set in front, which is quick to search for
+    (?:
+        (?<=[\\`*_\[\]<{}|~$])        # emphasis, code, links, HTML; and tables, strike-through, mathematics, MDX elsewhere
+        | (?<=&)(?=[#A-Za-z])         # entities
+        | (?<=\#)(?<!\S\#)            # headings, and the closing sequence of a heading
+        | (?<=:)(?=//) | (?<=www\.)   # the bare addresses that GitHub makes into links
+    )
     """,
     re.VERBOSE | re.IGNORECASE,
 )

@@ -19,7 +19,7 @@ _UNPRINTABLE = re.compile(f"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff{_NONCHARAC
 _PICTURES = 0x2400  # Unicode draws the control character n as the symbol 2400 + n
 _DELETE = 0x7F
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n")
-_SPACES = re.compile(r"[ \t\n]+")
+_SPACES = re.compile(r"[ \t\n]{2,}|[\t\n]")  # a single space stays as it is
 
 
 # --- text -------------------------------------------------------------------------------------------
