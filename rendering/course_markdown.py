@@ -26,7 +26,7 @@ _SPECIAL = re.compile(
     r"""
     [\\`*_\[\]<{}|~$&\#:.]           # what may have to be escaped: one set in front, which is quick to search for
     (?:
-        (?<=[\\`*_\[\]<{}|~$])        # emphasis, code, links, HTML; and tables, strike-through, mathematics, MDX elsewhere
+        (?<=[\\`*_\[\]<{}|~$])        # emphasis, code, links, HTML; tables, strike-through, mathematics, MDX
         | (?<=&)(?=[#A-Za-z])         # entities
         | (?<=\#)(?<!\S\#)            # headings, and the closing sequence of a heading
         | (?<=:)(?=//) | (?<=www\.)   # the bare addresses that GitHub makes into links

@@ -125,9 +125,9 @@ async def _dribble(body: bytes, action: SlowBytes) -> AsyncIterator[bytes]:
 class StandInOpenAI:
     """The stand-in as an asynchronous context manager; inside it listens at ``base_url``.
 
-    A call takes ``delay`` seconds of work, from its arrival on. Work once begun is finished, billed and stored whether or not the caller
-    waits. ``log`` receives one JSON line per call, flushed before the answer goes out. ``snapshot`` is the date
-    that the answer adds to an undated model name; None leaves names alone.
+    A call takes ``delay`` seconds of work, from its arrival on. Work once begun is finished, billed and stored whether
+    or not the caller waits. ``log`` receives one JSON line per call, flushed before the answer goes out. ``snapshot``
+    is the date that the answer adds to an undated model name; None leaves names alone.
     """
 
     def __init__(
@@ -267,7 +267,8 @@ class StandInOpenAI:
         return Starlette(routes=routes, exception_handlers={wire.ApiError: _error_response})
 
     async def _create(self, request: Request) -> Response:
-        state, arrived = self._state, time.perf_counter()
+        state = self._state
+        request.state.arrived = time.perf_counter()
         state.arrived += 1
         record = CallRecord(
             number=state.arrived,
@@ -292,7 +293,7 @@ class StandInOpenAI:
         if action is not None and (action.kind in BEFORE_WORK or action == Hang(billed=False)):
             self._record(state, record, outcome=action.kind)
             return _unworked(request, action, record.request_id)
-        return await self._worked(request, chat, action, record, state, arrived)
+        return await self._worked(request, chat, action, record, state)
 
     async def _admitted(self, request: Request, state: _State) -> wire.ChatRequest:
         body = await request.body()
@@ -302,35 +303,23 @@ class StandInOpenAI:
         return chat
 
     async def _worked(
-        self,
-        request: Request,
-        chat: wire.ChatRequest,
-        action: Action | None,
-        record: CallRecord,
-        state: _State,
-        arrived: float,
+        self, request: Request, chat: wire.ChatRequest, action: Action | None, record: CallRecord, state: _State
     ) -> Response:
         """Answer with work done in a task of its own, so that nothing that befalls the caller stops it."""
-        task = asyncio.create_task(self._do_work(request, chat, action, record, state, arrived))
+        task = asyncio.create_task(self._do_work(request, chat, action, record, state))
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         await asyncio.wait({task})
         return Silence() if task.cancelled() else task.result()
 
     async def _do_work(
-        self,
-        request: Request,
-        chat: wire.ChatRequest,
-        action: Action | None,
-        record: CallRecord,
-        state: _State,
-        arrived: float,
+        self, request: Request, chat: wire.ChatRequest, action: Action | None, record: CallRecord, state: _State
     ) -> Response:
         state.in_flight += 1
         state.high_water = max(state.high_water, state.in_flight)
         record = record.model_copy(update={"concurrency": state.in_flight})
         self._notify()
-        due = arrived + self._delay + (action.seconds if isinstance(action, Delay) else 0.0)
+        due = request.state.arrived + self._delay + (action.seconds if isinstance(action, Delay) else 0.0)
         try:
             try:
                 # Our own thinking is part of the time that a call takes, and does not come on top of it.
@@ -344,7 +333,7 @@ class StandInOpenAI:
             state.in_flight -= 1
             self._notify()
         completion = self._bill(request, chat, answer, record, state)
-        milliseconds = int((time.perf_counter() - arrived) * 1000)
+        milliseconds = int((time.perf_counter() - request.state.arrived) * 1000)
         return _delivery(completion, action, _headers(record.request_id, milliseconds))
 
     def _bill(
