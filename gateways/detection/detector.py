@@ -10,8 +10,10 @@ from gateways.detection.mail import find_mail
 from gateways.detection.numbers import find_cards, find_ibans, find_ids
 from gateways.detection.phones import find_phones
 
-_SOME_DIGITS: Final = re.compile(r"\d(?:\D{0,12}\d){5}")
-"""Nothing personal has fewer digits, and most prose not even these."""
+_SOME_DIGITS: Final = re.compile(r"\d(?:\D{0,12}\d){5,}")
+"""Nothing personal has fewer digits, or parts of it further from each other; most prose has not even these."""
+_AROUND: Final = 80
+"""How much of the text around them is looked at: the word that says what they are, and the letters of an IBAN."""
 
 
 class PersonalDataDetector:
@@ -26,11 +28,24 @@ class PersonalDataDetector:
         folded = fold(text)
         plain = folded.text
         found = find_mail(plain)
-        if _SOME_DIGITS.search(plain):
+        for start, end in _numeric(plain):
+            piece = plain[start:end]
             # In this order: what is surest first.
-            found += [*find_ibans(plain), *find_cards(plain), *find_ids(plain), *find_phones(plain, language)]
+            numbers = [*find_ibans(piece), *find_cards(piece), *find_ids(piece), *find_phones(piece, language)]
+            found += [_moved(spot, start + spot.start, start + spot.end) for spot in numbers]
         taken = _without_overlaps(found)
         return [_moved(spot, *folded.span(spot.start, spot.end)) for spot in taken]
+
+
+def _numeric(text: str) -> list[tuple[int, int]]:
+    """Where digits stand close together, with what is around them; in order, and apart from each other."""
+    places: list[tuple[int, int]] = []
+    for match in _SOME_DIGITS.finditer(text):
+        start, end = max(0, match.start() - _AROUND), match.end() + _AROUND
+        if places and start <= places[-1][1]:
+            start = places.pop()[0]
+        places.append((start, end))
+    return places
 
 
 def _moved(spot: Spot, start: int, end: int) -> Spot:
