@@ -141,22 +141,10 @@ class StepKeeper:
         if not running:
             said = self._beginnings[key] = asyncio.Event()
             try:
-                await self._say_running(job, step)
+                await self._writer.begin(job, step, attempt=attempt)
             finally:
                 said.set()
         return kept
-
-    async def _say_running(self, job: JobRef, step: str) -> None:
-        async with self.effect(job) as connection:
-            if not await StepRepository(connection).begin(job, step, attempt=activity.info().attempt):
-                return
-            await JobRepository(connection).record(
-                job_id=job.job_id,
-                attempt=job.attempt,
-                event="step.running",
-                data={"step": step, "attempt": activity.info().attempt},
-                values={"waiting_on": standing_wait},
-            )
 
     async def _explain(self, job: JobRef, error: Superseded) -> LonghaulError:
         """Whether this is a leftover of the past, or the beginning of a run that an operator has reset."""

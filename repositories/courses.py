@@ -189,17 +189,22 @@ class CourseRepository:
 
     async def get_tree(self, course_id: UUID) -> tuple[TreeNode, ...]:
         """The working tree in reading order, parts included; empty where there is no such course."""
-        found = await self._connection.execute(
-            select(course_nodes.c.revision_id).where(course_nodes.c.course_id == course_id)
-        )
-        return await self.get_revisions(course_id, found.scalars().all())
+        return await self.get_revisions(course_id, await self._get_standing_ids(course_id))
 
-    async def get_revisions(self, course_id: UUID, whole_ids: Sequence[UUID]) -> tuple[TreeNode, ...]:
-        """Revisions of whole nodes by id, with their parts, in reading order of their keys."""
+    async def get_keys(self, course_id: UUID) -> set[str]:
+        """The keys of the whole nodes of the working tree; empty where there is no such course."""
+        query = select(course_nodes.c.key).where(course_nodes.c.course_id == course_id)
+        return set((await self._connection.execute(query)).scalars())
+
+    async def get_revisions(
+        self, course_id: UUID, whole_ids: Sequence[UUID], *, with_parts: bool = True
+    ) -> tuple[TreeNode, ...]:
+        """Revisions of whole nodes by id, in reading order of their keys."""
         wanted = list(whole_ids)
         mine = select(*_revision).where(node_revisions.c.course_id == course_id)
-        wholes, parts = mine.where(node_revisions.c.id.in_(wanted)), mine.where(node_revisions.c.whole_id.in_(wanted))
-        rows = [*await self._connection.execute(wholes), *await self._connection.execute(parts)]
+        rows = [*await self._connection.execute(mine.where(node_revisions.c.id.in_(wanted)))]
+        if with_parts:
+            rows += await self._connection.execute(mine.where(node_revisions.c.whole_id.in_(wanted)))
         return tuple(sorted((_node(row) for row in rows), key=lambda node: reading_order(node.key)))
 
     async def get_standing(self, course_id: UUID, keys: Iterable[str]) -> dict[str, TreeNode]:
@@ -255,10 +260,11 @@ class CourseRepository:
         )
         return await self._one(query, f"there is no version {number} of this course")
 
-    async def get_version_tree(self, course_id: UUID, number: int) -> tuple[TreeNode, ...]:
-        """The nodes of a version in reading order, parts included. Raises NotFound."""
+    async def get_version_tree(self, course_id: UUID, number: int, *, with_parts: bool = True) -> tuple[TreeNode, ...]:
+        """The nodes of a version in reading order. Raises NotFound."""
         version = await self.get_version(course_id, number)
-        return await self.get_revisions(course_id, [UUID(revision) for revision in version.nodes.values()])
+        revisions = [UUID(revision) for revision in version.nodes.values()]
+        return await self.get_revisions(course_id, revisions, with_parts=with_parts)
 
     async def get_versions(self, course_id: UUID, *, limit: int, before: int | None) -> Sequence[AnyRow]:
         """Versions without their nodes, newest first, older than the version ``before``."""
@@ -332,7 +338,7 @@ class CourseRepository:
             if made is not None:
                 return made
         number: int = course.latest_version + 1
-        wholes = [node for node in await self.get_tree(course_id) if node.whole_id is None]
+        wholes = await self.get_revisions(course_id, await self._get_standing_ids(course_id), with_parts=False)
         version = {
             "tenant_id": course.tenant_id,
             "course_id": course_id,
@@ -358,6 +364,10 @@ class CourseRepository:
             "export": export, "profile": profile, "artifact_id": artifact_id,
         }  # fmt: skip
         await self._connection.execute(pg_insert(course_exports).values(row).on_conflict_do_nothing())
+
+    async def _get_standing_ids(self, course_id: UUID) -> Sequence[UUID]:
+        query = select(course_nodes.c.revision_id).where(course_nodes.c.course_id == course_id)
+        return (await self._connection.execute(query)).scalars().all()
 
     async def _one(self, query: Any, otherwise: str) -> AnyRow:
         found: AnyRow | None = (await self._connection.execute(query)).one_or_none()

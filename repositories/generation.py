@@ -291,6 +291,11 @@ class CallLedger:
         )
 
 
+def keep_answer_statement(job: JobRef, key: str, answer: dict[str, Any], *, keep: timedelta) -> Statement:
+    """The statement that puts an answer into the cache of its tenant; only validated ones belong there."""
+    return _keep_answer, {"tenant_id": job.tenant_id, "key": key, "answer": answer, "keep": keep.total_seconds()}
+
+
 class ResponseCache:
     """Validated answers of tenants by everything that went into them, each asked for in one round trip."""
 
@@ -301,11 +306,6 @@ class ResponseCache:
         """The answer kept under the key, unless its time is over."""
         found = await self._database.read(job.tenant_id, _answer, key=key)
         return dict(found[0].answer) if found else None
-
-    async def put(self, job: JobRef, key: str, answer: dict[str, Any], *, keep: timedelta) -> None:
-        """Keep an answer; only validated ones belong here."""
-        values = {"tenant_id": job.tenant_id, "key": key, "answer": answer, "keep": keep.total_seconds()}
-        await self._database.run(job.tenant_id, (_keep_answer, values))
 
 
 async def delete_expired_answers(connection: AsyncConnection) -> None:

@@ -11,13 +11,11 @@ from sqlalchemy import (
     Integer,
     Text,
     Uuid,
-    and_,
     bindparam,
     case,
     func,
     literal,
     null,
-    or_,
     select,
     text,
     update,
@@ -126,6 +124,48 @@ _tell_part: Final = text(
 )
 
 
+_begin: Final = text(
+    """
+    WITH target AS (
+        SELECT id FROM jobs
+        WHERE id = :id AND attempt = :job_attempt AND status IN ('queued', 'running')
+        FOR NO KEY UPDATE
+    ), step AS (
+        UPDATE job_steps
+        SET status = 'running', attempt = greatest(attempt, :attempt), next_retry_at = NULL,
+            started_at = coalesce(started_at, now()), finished_at = NULL
+        FROM target
+        -- A step that has succeeded stays so, also where a later attempt of the job only reads its result back.
+        WHERE job_steps.job_id = target.id AND name = :step
+          AND (status NOT IN ('running', 'succeeded') OR status = 'running' AND attempt < :attempt)
+    )
+    SELECT 1 AS current FROM target
+    """
+).bindparams(bindparam("id", type_=Uuid), bindparam("attempt", type_=Integer))
+
+# A statement of its own, for the wait is taken from what is written already.
+_tell_begin: Final = text(
+    f"""
+    WITH job AS (
+        UPDATE jobs SET version = version + 1, updated_at = now(), waiting_on = {STANDING}
+        WHERE id = :id AND EXISTS (
+            SELECT FROM job_steps WHERE job_id = :id AND name = :step AND xmin = pg_current_xact_id()::xid)
+        RETURNING tenant_id, id, version, status, progress
+    ), event AS (
+        INSERT INTO job_events (tenant_id, job_id, seq, type, data)
+        SELECT tenant_id, id, version, 'step.running',
+               jsonb_build_object('status', status, 'progress', progress, 'step', :step, 'attempt', :attempt)
+        FROM job
+    )
+    SELECT pg_notify('longhaul_jobs', id || ':' || version) FROM job
+    """  # noqa: S608 - a constant of this module
+).bindparams(
+    bindparam("id", type_=Uuid),
+    bindparam("step", type_=Text),
+    bindparam("attempt", type_=Integer),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class FinishedPart:
     """A part of a step that made one artifact: what it stands for, what to remember, and the event that tells.
@@ -144,17 +184,29 @@ class FinishedPart:
 
 
 class StepWriter:
-    """The end of every part of every step that makes one artifact, in one round trip and one transaction."""
+    """The beginning of every step, and the end of every part that makes one artifact.
+
+    Each is one round trip and one transaction, which raises Superseded where the job has moved on without us.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def begin(self, job: JobRef, step: str, *, attempt: int) -> bool:
+        """The step runs, for the ``attempt``-th time. False, and nothing done, where that was known."""
+        values = {"id": job.job_id, "step": step, "attempt": attempt}
+        beginning = {**values, "job_attempt": job.attempt}
+        current, told = await self._database.run(job.tenant_id, (_begin, beginning), (_tell_begin, values))
+        if not current:
+            raise _superseded()
+        return bool(told)
 
     async def finish(self, job: JobRef, part: FinishedPart, *more: Statement) -> bool:
         """Keep the part's result, name its artifact, advance its step and tell everybody.
 
         ``more`` are statements of the same transaction. They run in any case, and so have to be harmless where the
         part was finished before or the job has moved on. False, and nothing done, where another run of the same part
-        was first. Raises Superseded where the job has moved on without us.
+        was first.
         """
         made = part.artifact
         values = {"id": job.job_id, "part": part.part, "digest": part.digest}
@@ -173,8 +225,12 @@ class StepWriter:
         telling = values | {"event": part.event, "data": {"step": part.step, **part.data}}
         current, *_, told = await self._database.run(job.tenant_id, (_keep_part, keeping), *more, (_tell_part, telling))
         if not current:
-            raise Superseded("the job is finished, or a newer attempt has taken over")
+            raise _superseded()
         return bool(told)
+
+
+def _superseded() -> Superseded:
+    return Superseded("the job is finished, or a newer attempt has taken over")
 
 
 class StepReader:
@@ -210,26 +266,6 @@ class StepRepository:
     async def plan(self, job: JobRef, steps: Sequence[StepPlan], *, first_position: int) -> None:
         """Write down steps to come; those already known keep their state."""
         await self._connection.execute(PLAN_STEPS, step_plan(job, steps, first_position=first_position))
-
-    async def begin(self, job: JobRef, name: str, *, attempt: int) -> bool:
-        """The step runs, for the ``attempt``-th time; False where that was known, as of a step in many parts."""
-        # A step that has succeeded stays so, also where a later attempt of the job only reads its result back.
-        waiting = job_steps.c.status.not_in([StepStatus.RUNNING, StepStatus.SUCCEEDED])
-        again = and_(job_steps.c.status == StepStatus.RUNNING, job_steps.c.attempt < attempt)
-        news = or_(waiting, again)
-        statement = (
-            update(job_steps)
-            .where(job_steps.c.job_id == job.job_id, job_steps.c.name == name, news)
-            .values(
-                status=StepStatus.RUNNING,
-                attempt=func.greatest(job_steps.c.attempt, attempt),
-                next_retry_at=None,
-                started_at=func.coalesce(job_steps.c.started_at, func.now()),
-                finished_at=None,
-            )
-            .returning(job_steps.c.name)
-        )
-        return (await self._connection.execute(statement)).one_or_none() is not None
 
     async def advance(self, job: JobRef, name: str) -> None:
         """One more part of the step is done; with the last one the step has succeeded."""

@@ -12,6 +12,7 @@ from activities.generation.revisions import SpoiledAnswers, put_back, revised
 from activities.generation.writer import StructuredWriter, Wish, Written
 from activities.heartbeat import heartbeating
 from activities.steps import StepKeeper, input_hash
+from core.database import Statement
 from domain.artifacts import ArtifactRole
 from domain.course_graph import NodeMade, below, lesson_key
 from domain.generation import (
@@ -147,7 +148,7 @@ class LessonPartActivities:
             await self._spoiled.refuse(step.job, key, body, written.status, written.findings)
         if await self._lesson_id(step, part) != lesson_id:
             return None
-        return await self._keep(step, part, digest, lesson, body, made_from=lesson_id)
+        return await self._keep(step, part, digest, lesson, body, *written.keeping, made_from=lesson_id)
 
     async def _lesson_id(self, step: WriteLessonPartInput, part: LessonPart) -> UUID:
         lesson = lesson_key(step.module, step.lesson)
@@ -168,7 +169,7 @@ class LessonPartActivities:
         digest: str,
         lesson: Lesson,
         body: WrittenSlides | WrittenQuiz,
-        *,
+        *more: Statement,
         made_from: UUID,
     ) -> dict[str, Any]:
         """Store it, and in one transaction name it, remember it, put it into the graph and say so."""
@@ -187,7 +188,7 @@ class LessonPartActivities:
         course_id = await self._documents.course_of(job)
         nodes = nodes_of(key, lesson.title, body, input_hash=digest, artifact_id=artifact.id)
         standing = revisions_statement(job, course_id, nodes, made_from=made_from)
-        if await self._keeper.finish_artifact(job, finished, standing):
+        if await self._keeper.finish_artifact(job, finished, standing, *more):
             return result
         earlier = await self._keeper.recall(job, below(key, part), digest)
         assert earlier is not None

@@ -211,7 +211,7 @@ class SectionActivities:
             async with self._keeper.effect(job) as connection:
                 courses = CourseRepository(connection)
                 corpus_id = (await courses.get(course_id)).corpus_id
-                tree = await courses.get_version_tree(course_id, number)
+                tree = await courses.get_version_tree(course_id, number, with_parts=False)
             course = await self._assembler.assemble(job, corpus_id=corpus_id, tree=tree)
             files = await asyncio.to_thread(render_all, course, wanted)
             artifacts = await asyncio.gather(*(self._store(job, file) for file in files))

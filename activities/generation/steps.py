@@ -1,7 +1,7 @@
 """The steps of a course job: sources, outline, lessons, export."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -224,7 +224,7 @@ class GenerationActivities:
         ):
             if kept is not None:
                 return WriteLessonResult(lesson_id=kept["artifact_id"], status=kept["status"])
-            lesson, made_of = await self._make_lesson(step)
+            lesson, made_of, keeping = await self._make_lesson(step)
             if step.before_id is not None and lesson.content is None:
                 await self._spoiled.refuse(job, part, lesson, lesson.status, lesson.findings)
             name = f"lessons/{step.module + 1:02}-{step.lesson + 1:02}.json"
@@ -237,7 +237,7 @@ class GenerationActivities:
             # Nothing is made of a lesson that is not ready, so that it is done with this.
             done = step.is_last or lesson.status is not ContentStatus.READY
             place = _Part(module_step(step.module), part, digest, done)
-            lesson_id = await self._finish(job, place, made, nodes=nodes)
+            lesson_id = await self._finish(job, place, made, *keeping, nodes=nodes)
             return WriteLessonResult(lesson_id=lesson_id, status=lesson.status)
 
     @activity.defn(name="export_course")
@@ -295,8 +295,8 @@ class GenerationActivities:
 
     # --- lessons ------------------------------------------------------------------------------------
 
-    async def _make_lesson(self, step: WriteLessonInput) -> tuple[Lesson, str]:
-        """A lesson, and the digest of everything that it was made from."""
+    async def _make_lesson(self, step: WriteLessonInput) -> tuple[Lesson, str, Sequence[Statement]]:
+        """A lesson, the digest of everything that it was made from, and what else is to be kept with it."""
         job, part = step.job, lesson_part(step.module, step.lesson)
         wanted = await self._documents.read_input(job)
         corpus = await self._documents.read(job, step.corpus_id, Corpus)
@@ -316,7 +316,7 @@ class GenerationActivities:
         if anew is not None:
             written = put_back(written, anew, before, findings=findings)
         made_of = input_hash(part, model.name, model_name, wish.prompt.sha256, wish.task.model_dump(mode="json"))
-        return lesson_of(step.lesson, planned, written), made_of
+        return lesson_of(step.lesson, planned, written), made_of, written.keeping
 
     async def _rejected(self, job: JobRef, number: int) -> Rejected | None:
         """What people said about the outlines of the rounds before; None where this is the first."""
@@ -341,7 +341,7 @@ class GenerationActivities:
         def nodes(artifact_id: UUID) -> list[NodeMade]:
             return outline_nodes(outline.outline, outline.provenance, input_hash=part.digest, artifact_id=artifact_id)
 
-        return await self._finish(job, part, made, opening, nodes=nodes)
+        return await self._finish(job, part, made, opening, *written.keeping, nodes=nodes)
 
     async def _keep_bad_outline(self, job: JobRef, written: Written[CourseOutline]) -> None:
         assert written.draft is not None
@@ -395,7 +395,7 @@ class GenerationActivities:
         async with self._keeper.effect(job, course_id=job.job_id) as connection:
             courses = CourseRepository(connection)
             number = await courses.snapshot(job.job_id, job, reason="made")
-            return _Version(number, await courses.get_version_tree(job.job_id, number))
+            return _Version(number, await courses.get_version_tree(job.job_id, number, with_parts=False))
 
     async def _latest_version(self, job: JobRef) -> int:
         async with self._keeper.effect(job) as connection:
@@ -404,13 +404,14 @@ class GenerationActivities:
 
     async def _version(self, job: JobRef, number: int) -> "_Version":
         async with self._keeper.effect(job) as connection:
-            return _Version(number, await CourseRepository(connection).get_version_tree(job.job_id, number))
+            tree = await CourseRepository(connection).get_version_tree(job.job_id, number, with_parts=False)
+            return _Version(number, tree)
 
     async def _complete_tree(self, step: ExportCourseInput) -> None:
         """Nodes for what was made by a release that knew of no graph, of courses that were in progress then."""
         job = step.job
         async with self._keeper.effect(job) as connection:
-            known = {node.key for node in await CourseRepository(connection).get_tree(job.job_id)}
+            known = await CourseRepository(connection).get_keys(job.job_id)
             kept = await StepResultRepository(connection).get_by_prefix(job, LESSON_PREFIX)
         lessons = {key: UUID(result["artifact_id"]) for key, result in kept.items() if "/" not in key}
         if "outline" in known and known >= set(lessons):
@@ -429,7 +430,7 @@ class GenerationActivities:
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """A version of the course, and its nodes."""
+    """A version of the course, and its whole nodes."""
 
     number: int
     tree: tuple[TreeNode, ...]

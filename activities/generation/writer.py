@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from activities.generation.calls import PaidCalls
 from activities.generation.guard import Part
 from activities.steps import input_hash
-from core.database import Database
+from core.database import Database, Statement
 from domain.generation import (
     Completion,
     CompletionRequest,
@@ -30,7 +30,7 @@ from domain.model import Frozen
 from domain.structured import AnswerFault, strict_schema, validate_answer
 from prompts import repair
 from prompts.prompt import Prompt
-from repositories.generation import ResponseCache
+from repositories.generation import ResponseCache, keep_answer_statement
 
 AnswerT = TypeVar("AnswerT", bound=Frozen)
 Rule = Callable[[Any], Sequence[tuple[str, str]]]
@@ -79,6 +79,8 @@ class Written(Generic[AnswerT]):
     provenance: Provenance
     findings: tuple[Finding, ...] = ()
     """What the tenant's content policy masked, flagged or blocked; blocked content is FILTERED, and gone."""
+    keeping: tuple[Statement, ...] = ()
+    """For the transaction that stores what is made of it: they put the answer into the cache."""
 
 
 class StructuredWriter:
@@ -109,9 +111,9 @@ class StructuredWriter:
             answers.append(await self._calls.complete(job, step, model, second))
             judged = _judge(answers[-1], wish)
         written = await self._reviewed(part, _written(judged, answers, model, request.model, wish))
-        if written.content is not None and not wish.sample:
-            await self._keep(job, key, written.content, written.findings)
-        return written
+        if written.content is None or wish.sample:
+            return written
+        return replace(written, keeping=(self._keeping(job, key, written.content, written.findings),))
 
     async def _reviewed(self, part: Part, written: Written[AnswerT]) -> Written[AnswerT]:
         """What was written, with everything the content policy has to say about it."""
@@ -139,12 +141,12 @@ class StructuredWriter:
         nothing = _provenance(part.provider, request.model, wish.prompt, answers=[], cost=Decimal(0))
         return await self._reviewed(part, Written(ContentStatus.READY, content, None, nothing, (*before, *findings)))
 
-    async def _keep(self, job: JobRef, key: str, content: Frozen, findings: Sequence[Finding]) -> None:
+    def _keeping(self, job: JobRef, key: str, content: Frozen, findings: Sequence[Finding]) -> Statement:
         answer = content.model_dump(mode="json")
         masked = [one.model_dump(mode="json") for one in findings if one.action is GuardAction.MASK]
         if masked:  # what was under the masks is not here, so it matters whether it is still to be masked
             answer = {_CONTENT: answer, _MASKED: masked}
-        await self._cache.put(job, key, answer, keep=self._cache_for)
+        return keep_answer_statement(job, key, answer, keep=self._cache_for)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from core.database import Database
 from domain.errors import Outcome
 from domain.generation import TokenUsage
 from domain.jobs import JobRef
-from repositories.generation import CallDesk, CallLedger, NewCall, ResponseCache
+from repositories.generation import CallDesk, CallLedger, NewCall, ResponseCache, keep_answer_statement
 from tests.support.life import add_job, new_tenant
 
 USAGE = TokenUsage(input_tokens=10, output_tokens=5)
@@ -89,11 +89,11 @@ class TestLedger:
 class TestCache:
     async def test_keeps_an_answer_for_its_time_and_its_tenant(self, database: Database, job: JobRef) -> None:
         cache = ResponseCache(database)
-        await cache.put(job, "new", {"a": 1}, keep=timedelta(hours=1))
-        await cache.put(job, "old", {"a": 1}, keep=timedelta(seconds=-1))
+        await database.run(job.tenant_id, keep_answer_statement(job, "new", {"a": 1}, keep=timedelta(hours=1)))
+        await database.run(job.tenant_id, keep_answer_statement(job, "old", {"a": 1}, keep=timedelta(seconds=-1)))
         assert await cache.get_or_none(job, "new") == {"a": 1}
         assert await cache.get_or_none(job, "old") is None
-        await cache.put(job, "new", {"a": 2}, keep=timedelta(hours=1))
+        await database.run(job.tenant_id, keep_answer_statement(job, "new", {"a": 2}, keep=timedelta(hours=1)))
         assert await cache.get_or_none(job, "new") == {"a": 2}
         theirs = await add_job(database, await new_tenant(database))
         assert await cache.get_or_none(theirs, "new") is None

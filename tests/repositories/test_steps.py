@@ -5,9 +5,11 @@ from uuid import UUID
 import pytest
 
 from core.database import Database
+from domain.errors import Superseded
 from domain.jobs import JobRef, StepPlan, StepStatus
 from repositories.jobs import JobRepository
-from repositories.steps import StepRepository, StepResultRepository
+from repositories.steps import StepRepository, StepResultRepository, StepWriter
+from tests.support.job_rows import event_rows
 from tests.support.life import add_job
 
 ERROR = {"code": "E.X", "detail": "broken"}
@@ -48,17 +50,28 @@ class TestPlan:
 
 class TestRun:
     async def test_begins_once_for_each_attempt(self, database: Database, job: JobRef) -> None:
-        async with database.tenant(job.tenant_id) as connection:
-            steps = StepRepository(connection)
-            assert [await steps.begin(job, "b", attempt=attempt) for attempt in (1, 1, 2, 1)] == [
-                True,
-                False,
-                True,
-                False,
-            ]
+        writer = StepWriter(database)
+        assert [await writer.begin(job, "b", attempt=attempt) for attempt in (1, 1, 2, 1)] == [True, False, True, False]
         step = (await shown(database, job))["b"]
         assert (step["status"], step["attempt"]) == ("running", 2)
         assert step["started_at"] is not None
+        running = [event.data for event in await event_rows(database, job) if event.type == "step.running"]
+        assert [(data["step"], data["attempt"], data["status"]) for data in running] == [
+            ("b", 1, "queued"),
+            ("b", 2, "queued"),
+        ]
+
+    async def test_does_not_begin_where_the_job_has_moved_on(self, database: Database, job: JobRef) -> None:
+        later = job.model_copy(update={"attempt": job.attempt + 1})
+        with pytest.raises(Superseded):
+            await StepWriter(database).begin(later, "b", attempt=1)
+        assert (await shown(database, job))["b"]["status"] == "queued"
+
+    async def test_stays_succeeded(self, database: Database, job: JobRef) -> None:
+        async with database.tenant(job.tenant_id) as connection:
+            await StepRepository(connection).advance(job, "a")
+        assert not await StepWriter(database).begin(job, "a", attempt=2)
+        assert (await shown(database, job))["a"]["status"] == "succeeded"
 
     async def test_advances_part_by_part(self, database: Database, job: JobRef) -> None:
         seen = []
@@ -76,9 +89,9 @@ class TestRun:
 
     async def test_shows_trouble_until_it_is_over(self, database: Database, job: JobRef) -> None:
         again = datetime(2030, 1, 1, tzinfo=UTC)
+        await StepWriter(database).begin(job, "a", attempt=1)
         async with database.tenant(job.tenant_id) as connection:
             steps = StepRepository(connection)
-            await steps.begin(job, "a", attempt=1)
             await steps.trouble(job, "a", attempt=1, error=ERROR, next_retry_at=again)
         step = (await shown(database, job))["a"]
         assert (step["status"], step["last_error"]) == ("running", ERROR)

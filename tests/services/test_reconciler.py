@@ -14,8 +14,8 @@ from core.ids import new_id
 from core.metrics import WorkerMetrics
 from domain.generation import TokenUsage
 from domain.jobs import JobAction, JobRef, StepStatus
-from repositories.generation import CallDesk, NewCall, ResponseCache
-from repositories.steps import StepRepository
+from repositories.generation import CallDesk, NewCall, keep_answer_statement
+from repositories.steps import StepWriter
 from repositories.workers import WorkerRepository
 from services.jobs import JobRequest
 from services.reconciler import Reconciler
@@ -213,8 +213,7 @@ class TestEnds:
         dispatcher = life.dispatcher(max_running=1)
         await dispatcher.dispatch_once()
         job = JobRef(job_id=job_id, tenant_id=life.tenant_id, kind="test.hold")
-        async with life.database.tenant(life.tenant_id) as connection:
-            await StepRepository(connection).begin(job, "hold", attempt=1)
+        await StepWriter(life.database).begin(job, "hold", attempt=1)
         await life.handle(job_id).terminate()
         await shown_as(life, job_id, WorkflowExecutionStatus.TERMINATED)
         await reconciler(life).sweep()
@@ -333,11 +332,10 @@ class TestSideBySide:
 class TestTidy:
     async def test_what_has_expired_is_forgotten(self, life: Life) -> None:
         job = await add_job(life.database, life.tenant_id)
-        cache = ResponseCache(life.database)
         wish = JobRequest(kind="test.hold", input={})
         for name, keep in (("old", timedelta(seconds=-1)), ("new", timedelta(hours=1))):
             await life.service_with(life.sender, keep_keys=keep).start(life.tenant_id, wish, key=name)
-            await cache.put(job, name, {}, keep=keep)
+            await life.database.run(job.tenant_id, keep_answer_statement(job, name, {}, keep=keep))
         worker_id = new_id()
         async with life.database.system() as connection:
             await WorkerRepository(connection).beat(worker_id, task_queues=["q"], code_version="1")
