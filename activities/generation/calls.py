@@ -74,7 +74,7 @@ class PaidCalls:
                     return Completion.model_validate(kept)
             found = await self._look(model, request, before)
         if found is None:
-            async with self._slots.of(job):
+            async with self._slots.of(job).one():
                 leave_if_canceled()
                 if await self._reserve(job, step, model, request, budgeted=before.budget_usd is not None):
                     found = await self._send(job, model, request)
@@ -84,6 +84,7 @@ class PaidCalls:
         # Before it is written down anywhere, the memory of this job included.
         found = await self.guard.screen(job, found, language=request.task.language)
         await self._settle(job, model, request, found)
+        await self._slots.of(job).let_calls_leave()
         return found
 
     async def _first_send(
@@ -94,7 +95,7 @@ class PaidCalls:
             call = _new_call(step, model, request)
         except PriceUnknown:
             return None  # it had a price when it was paid for, if it was
-        async with self._slots.of(job):
+        async with self._slots.of(job).one():
             leave_if_canceled()
             if await self._desk.open(job, call):
                 return await self._send(job, model, request)

@@ -1,10 +1,19 @@
-"""How many calls of one job are out at once, and how many lessons it takes to keep them busy."""
+"""How many calls of one job are out at once, and what is done so that none of them waits for anything of ours."""
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 from domain.jobs import JobRef
+
+_QUIET_SECONDS: Final = 0.05
+"""So long after a call has taken its slot it is on its way, and others follow it or not."""
+_PATIENCE_SECONDS: Final = 0.3
+"""The longest that an answer waits for calls, where they leave all the time."""
 
 
 class CallSlots:
@@ -16,16 +25,45 @@ class CallSlots:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._slots: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
+        self._jobs: WeakValueDictionary[UUID, JobSlots] = WeakValueDictionary()
 
     @property
     def parts_at_once(self) -> int:
         """How many parts of one job to have in progress, so that its slots are never idle."""
-        return 2 * self._limit
+        return 5 * self._limit // 2
 
-    def of(self, job: JobRef) -> asyncio.Semaphore:
-        """The slots of a job: one is held from before a call is reserved until its answer is there."""
-        slots = self._slots.get(job.job_id)
+    def of(self, job: JobRef) -> "JobSlots":
+        """The slots of a job."""
+        slots = self._jobs.get(job.job_id)
         if slots is None:
-            slots = self._slots[job.job_id] = asyncio.Semaphore(self._limit)
+            slots = self._jobs[job.job_id] = JobSlots(self._limit)
         return slots
+
+
+class JobSlots:
+    """The slots of one job."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = asyncio.Semaphore(limit)
+        self._last_taken = float("-inf")
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Hold a slot; to be held from before a call is reserved until its answer is there."""
+        async with self._free:
+            self._last_taken = time.monotonic()
+            yield
+
+    async def let_calls_leave(self) -> None:
+        """Wait a moment where calls are leaving, before anything is made of an answer that was paid for.
+
+        Calls that left together come back together, and each answer frees a slot. Were everything made of all these
+        answers at once, the calls that follow would be late by that, wave by wave, while the model has nothing to do.
+        """
+        await asyncio.sleep(0)  # whoever waited for the slot that has just become free takes it first
+        patience = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            pause = min(patience, self._last_taken + _QUIET_SECONDS) - time.monotonic()
+            if pause <= 0:
+                return
+            await asyncio.sleep(pause)

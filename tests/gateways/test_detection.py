@@ -135,6 +135,22 @@ class TestFindings:
         """A course full of marks would be useless."""
         assert found(text, language) == []
 
+    def test_it_does_not_matter_what_stands_far_around_it(self) -> None:
+        """Numbers are looked for where digits stand together; nothing gets lost at the edges of such places."""
+        for filler in ("", "x", "Word by word, line by line. ", "One of 17, two of 1812. ", "я" * 20):
+            for times in (1, 2, 3, 4, 5, 30):
+                around = f" {filler * times} "
+                text = around + around.join(text for text, _, _ in PERSONAL) + around
+                things = [(kind, thing) for kind, thing in found(text)]
+                missed = [(kind, thing) for _, kind, thing in PERSONAL if (kind, thing) not in things]
+                assert not missed, (filler, times)
+
+    def test_the_word_before_a_number_may_stand_as_far_away_as_ever(self) -> None:
+        """Also where the text goes on long before it."""
+        for gap in range(1, 45):
+            said = f"{'Word by word. ' * 20}ИНН{' ' * gap}7707083893"
+            assert found(said) == [(ID, "7707083893")], gap
+
     def test_a_whole_list_is_told_apart(self) -> None:
         """In the order of the text."""
         text = "anna@mail.ru, 4111111111111111, +7 916 123-45-67; DE89370400440532013000 / 219-45-6789"
