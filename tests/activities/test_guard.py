@@ -26,7 +26,7 @@ from activities.generation.steps import (
     WriteLessonInput,
     WriteOutlineInput,
 )
-from activities.generation.writer import StructuredWriter, Wish
+from activities.generation.writer import StructuredWriter, Wish, Written
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
@@ -132,6 +132,20 @@ def wish(language: str = "en", sections: tuple[Section, ...] = (SECTION,)) -> Wi
 MakeWriter = Callable[..., StructuredWriter]
 
 
+class KeepingWriter(StructuredWriter):
+    """Keeps in the cache what the step around it would keep with its result."""
+
+    def __init__(self, database: Database, calls: PaidCalls, *, cache_for: timedelta) -> None:
+        super().__init__(database, calls, cache_for=cache_for)
+        self._database = database
+
+    async def write(self, job: JobRef, *wanted: Any) -> Written[Any]:
+        """Write, and keep."""
+        written = await super().write(job, *wanted)
+        await self._database.run(job.tenant_id, *written.keeping)
+        return written
+
+
 @pytest.fixture
 def make_writer(database: Database) -> MakeWriter:
     """Makes writers with a moderation of one's own."""
@@ -140,7 +154,7 @@ def make_writer(database: Database) -> MakeWriter:
         keeper = StepKeeper(database)
         guard = ContentGuard(database, keeper, PersonalDataDetector(), moderators)
         metrics = WorkerMetrics(CollectorRegistry())
-        return StructuredWriter(
+        return KeepingWriter(
             database, PaidCalls(database, keeper, metrics, CallSlots(5), guard=guard), cache_for=cache_for
         )
 

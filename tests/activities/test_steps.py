@@ -415,8 +415,8 @@ class TestTrouble:
                 raise DatabaseUnavailable("the database cannot be reached")
 
         with pytest.raises(ApplicationError) as caught:
-            await run(Broken(keeper._database), job, nothing)
-        assert (caught.value.type, caught.value.non_retryable) == ("E.DB.UNAVAILABLE", False)
+            await run(Broken(keeper._database), job, failing(slow_down()))
+        assert (caught.value.type, caught.value.non_retryable) == ("E.OPENAI.RATE_LIMITED", False)
 
     async def test_cancellation_is_not_trouble(self, keeper: StepKeeper, job: JobRef, database: Database) -> None:
         """It passes through; the job's end is told by its workflow."""
