@@ -38,8 +38,8 @@ TASK_QUEUE: Final = "generation"
 COURSE_WORKFLOW: Final = "CourseGeneration"
 MODULE_WORKFLOW: Final = "CourseModule"
 
-_PORTIONS: Final = 4
-"""In how many portions a module gives its slots back near its end; each costs the course a few events."""
+_MOST_IDLE: Final = 4
+"""A module near its end keeps at most one slot idle of so many; giving them back costs the course a few events."""
 
 
 ModuleHandle = workflow.ChildWorkflowHandle["CourseModuleWorkflow", None]
@@ -63,7 +63,8 @@ class CourseModuleInput(Frozen):
     """One module of a course: ``lessons`` lessons, at first at most ``slots`` of them at once.
 
     ``parts`` is made of every lesson that is ready, in this order; ``video`` says that it is filmed then. ``before``
-    has the lessons that are made anew because a person did not agree to them, as they are.
+    has the lessons that are made anew because a person did not agree to them, as they are. ``by_share`` says that idle
+    slots are counted against those that are left; modules from before that go by those they had at first.
     """
 
     job: JobRef
@@ -75,6 +76,7 @@ class CourseModuleInput(Frozen):
     parts: tuple[LessonPart, ...] = ()
     video: bool = False
     before: tuple[UUID | None, ...] = ()
+    by_share: bool = False
 
 
 class FreedSlots(Frozen):
@@ -201,7 +203,7 @@ class CourseGenerationWorkflow(ApprovedWorkflow):
                 part = CourseModuleInput(
                     job=self._job, corpus_id=corpus_id, outline_id=outline.outline_id,
                     module=module, lessons=lessons, slots=slots, parts=outline.parts, video=outline.video,
-                    before=() if rewriting is None else rewriting.before[module],
+                    before=() if rewriting is None else rewriting.before[module], by_share=True,
                 )  # fmt: skip
                 running.append(asyncio.create_task(self._write_module(part)))
             await asyncio.gather(*running)
@@ -468,12 +470,15 @@ class CourseModuleWorkflow:
             )  # fmt: skip
 
     async def _give_back_slots(self) -> None:
-        """No lesson is left to start: let other modules use the slots that become idle, in a few portions."""
-        portion = max(1, self._slots // _PORTIONS)
+        """No lesson is left to start: let other modules use the slots that become idle, a few at once."""
+        portion = max(1, self._slots // _MOST_IDLE)
+
+        def many_are_idle() -> bool:
+            idle = self._slots - self._busy
+            return idle * _MOST_IDLE > self._slots if self._part.by_share else idle >= portion
+
         while self._busy and not self._stopped:
-            await workflow.wait_condition(
-                lambda: self._stopped or not self._busy or self._slots - self._busy >= portion
-            )
+            await workflow.wait_condition(lambda: self._stopped or not self._busy or many_are_idle())
             idle = self._slots - self._busy
             if self._busy and idle and not self._stopped:
                 self._slots -= idle
