@@ -5,7 +5,7 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Self
 
 import uvicorn
@@ -26,7 +26,8 @@ class UnrulyProtocol(H11Protocol):
         """
         connection = transport.get_extra_info("socket")
         if connection is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):  # macOS: a caller that has left already
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # uvicorn copies this mapping into the scope of each request.
         self.app_state = {**self.app_state, "transport": transport}
         super().connection_made(transport)

@@ -42,7 +42,7 @@ _ALWAYS: Final = ("RU", "US", "GB")
 def find_phones(text: str, language: str) -> list[Spot]:
     """Every phone number in a folded text."""
     regions = _regions(language)
-    judged: dict[str, float] = {}  # within one text: what repeats is judged once
+    judged: dict[str, float] = {}  # what repeats nearby is judged once
     found = [
         *_sought(_INTERNATIONAL, text, judged, (None,)),
         *_sought(_RUSSIAN, text, judged, ("RU",)),

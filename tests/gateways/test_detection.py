@@ -151,6 +151,12 @@ class TestFindings:
             said = f"{'Word by word. ' * 20}ИНН{' ' * gap}7707083893"
             assert found(said) == [(ID, "7707083893")], gap
 
+    @pytest.mark.parametrize("account", ["GI16NWBKACCOUNTLETTER12", "KW22CBKUACCOUNTNUMBERABCDEFGHI"])
+    def test_an_account_of_letters_is_found_where_no_other_number_is_near(self, account: str) -> None:
+        """Most of an IBAN may be letters."""
+        assert found(f"Pay to {account} today. {'Word by word. ' * 30} Order 1234567.") == [(IBAN, account)]
+        assert found(f"Pay to {account} today.") == [(IBAN, account)]
+
     def test_a_whole_list_is_told_apart(self) -> None:
         """In the order of the text."""
         text = "anna@mail.ru, 4111111111111111, +7 916 123-45-67; DE89370400440532013000 / 219-45-6789"
