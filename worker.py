@@ -392,7 +392,7 @@ class WorkerProcess:
     async def _generation(self, database: Database, tracing: Tracing) -> AsyncIterator[Courses]:
         settings = self._settings
         keeper = StepKeeper(database)
-        slots = CallSlots(settings.generation_fan_out)
+        slots = CallSlots(settings.generation_fan_out, most_parts=settings.worker_max_activities // 2)
         async with create_http_client(
             timeout=HttpTimeouts(
                 connect=settings.http_connect_timeout_seconds,

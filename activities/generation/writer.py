@@ -80,7 +80,8 @@ class Written(Generic[AnswerT]):
     findings: tuple[Finding, ...] = ()
     """What the tenant's content policy masked, flagged or blocked; blocked content is FILTERED, and gone."""
     keeping: tuple[Statement, ...] = ()
-    """For the transaction that stores what is made of it: they put the answer into the cache."""
+    """For the transaction that stores what is made of it: they put the answer into the cache. Where nothing is made of
+    it after all, another job asks the model again, and nothing else is lost."""
 
 
 class StructuredWriter:

@@ -643,3 +643,9 @@ class TestSlots:
     @pytest.mark.parametrize(("calls_at_once", "parts_at_once"), [(1, 2), (2, 5), (20, 50)])
     def test_more_parts_are_in_progress_than_calls(self, calls_at_once: int, parts_at_once: int) -> None:
         assert CallSlots(calls_at_once).parts_at_once == parts_at_once
+
+    @pytest.mark.parametrize(
+        ("calls_at_once", "most_parts", "parts_at_once"), [(20, 30, 30), (60, 50, 60), (20, 99, 50)]
+    )
+    def test_one_job_leaves_room_for_others(self, calls_at_once: int, most_parts: int, parts_at_once: int) -> None:
+        assert CallSlots(calls_at_once, most_parts=most_parts).parts_at_once == parts_at_once

@@ -26,7 +26,7 @@ from activities.generation.steps import (
     WriteLessonInput,
     WriteOutlineInput,
 )
-from activities.generation.writer import StructuredWriter, Wish, Written
+from activities.generation.writer import StructuredWriter, Wish
 from activities.steps import StepKeeper
 from core.database import Database
 from core.metrics import WorkerMetrics
@@ -59,6 +59,7 @@ from prompts import course_lesson
 from repositories.guarding import PolicyRepository
 from repositories.jobs import JobRepository
 from tests.support.job_rows import add_running_job, event_rows
+from tests.support.keeping import KeepingWriter
 
 MAIL: Final = "anna.petrova@mail.example.org"
 PHONE: Final = "+7 916 123-45-67"
@@ -130,20 +131,6 @@ def wish(language: str = "en", sections: tuple[Section, ...] = (SECTION,)) -> Wi
 
 
 MakeWriter = Callable[..., StructuredWriter]
-
-
-class KeepingWriter(StructuredWriter):
-    """Keeps in the cache what the step around it would keep with its result."""
-
-    def __init__(self, database: Database, calls: PaidCalls, *, cache_for: timedelta) -> None:
-        super().__init__(database, calls, cache_for=cache_for)
-        self._database = database
-
-    async def write(self, job: JobRef, *wanted: Any) -> Written[Any]:
-        """Write, and keep."""
-        written = await super().write(job, *wanted)
-        await self._database.run(job.tenant_id, *written.keeping)
-        return written
 
 
 @pytest.fixture

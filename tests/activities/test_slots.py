@@ -26,7 +26,8 @@ class Clock:
         """In place of ``asyncio.sleep``."""
         self.now += seconds
         self.slept += seconds
-        await asyncio.sleep(0)
+        for _ in range(10):  # whatever can happen meanwhile does
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -57,26 +58,30 @@ class TestLetCallsLeave:
         assert seen == ["the next call", "what is made of the answer"]
         assert clock.slept == pytest.approx(0.05)
 
-    async def test_nobody_waits_where_no_call_follows(self, clock: Clock) -> None:
-        one = JobSlots(1)
-        async with one.one():
-            clock.now += 10
-        await one.let_calls_leave()
-        await JobSlots(1).let_calls_leave()
+    async def test_nobody_waits_where_no_call_waited(self, clock: Clock) -> None:
+        """However quick the model is, and however many calls leave."""
+        two = JobSlots(2)
+        async with two.one():
+            async with two.one():
+                pass
+            await two.let_calls_leave()
+        await two.let_calls_leave()
         assert clock.slept == 0
 
     async def test_it_ends_where_calls_leave_all_the_time(self, clock: Clock) -> None:
-        many = JobSlots(200)
+        one = JobSlots(1)
 
         async def leave() -> None:
             while True:
-                async with many.one():
+                async with one.one():
                     await asyncio.sleep(0)
 
-        leaving = asyncio.create_task(leave())
-        await asyncio.sleep(0)
-        await many.let_calls_leave()
-        leaving.cancel()
+        leaving = [asyncio.create_task(leave()) for _ in range(3)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await one.let_calls_leave()
+        for task in leaving:
+            task.cancel()
         assert clock.slept == pytest.approx(0.3)
 
 

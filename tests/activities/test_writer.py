@@ -39,6 +39,7 @@ from gateways.standin_openai.wire import REFUSAL_TEXT
 from prompts import course_lesson, course_outline
 from repositories.tenants import TenantRepository
 from tests.support.job_rows import add_running_job, call_rows
+from tests.support.keeping import KeepingWriter
 
 SECTION: Final = Section(id="s1", source="tides.txt", path=("Tides",), paragraphs=("The moon pulls the sea.",))
 TASK: Final = LessonTask(
@@ -69,7 +70,7 @@ async def job(database: Database, tenant_id: UUID) -> JobRef:
 @pytest.fixture
 def writer(database: Database, calls: PaidCalls) -> StructuredWriter:
     """A writer that keeps good answers for an hour."""
-    return StructuredWriter(database, calls, cache_for=timedelta(hours=1))
+    return KeepingWriter(database, calls, cache_for=timedelta(hours=1))
 
 
 class TestReady:
@@ -93,7 +94,7 @@ class TestReady:
         self, database: Database, calls: PaidCalls, job: JobRef, model: OpenAILanguageModel
     ) -> None:
         """Lessons that read alike do not share a ledger row."""
-        forgetful = StructuredWriter(database, calls, cache_for=timedelta(0))
+        forgetful = KeepingWriter(database, calls, cache_for=timedelta(0))
         for step in ("lesson-1.1", "lesson-1.2"):
             await forgetful.write(job, step, model, "gpt-x", lesson_wish())
         assert [row.step for row in await call_rows(database, job)] == ["lesson-1.1", "lesson-1.2"]
@@ -420,7 +421,7 @@ class TestCache:
         server: StandInOpenAI,
     ) -> None:
         """After its time an answer is asked for anew."""
-        forgetful = StructuredWriter(database, calls, cache_for=timedelta(0))
+        forgetful = KeepingWriter(database, calls, cache_for=timedelta(0))
         await forgetful.write(job, "lesson", model, "gpt-x", lesson_wish())
         await forgetful.write(await add_running_job(database, tenant_id), "lesson", model, "gpt-x", lesson_wish())
         assert server.stats["billed"] == 2
