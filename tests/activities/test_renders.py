@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -327,7 +327,8 @@ class TestShown:
         assert (await shown())["detail"].endswith(
             f"lesson 1.1 is late; a person decides: POST /renders/{first.id}/resolve"
         )
-        assert (await shown())["since"] == (await studio.rows(job))[0].asked_at.isoformat()
+        since = datetime.fromisoformat((await shown())["since"])
+        assert since == (await studio.rows(job))[0].asked_at
         async with studio.database.tenant(job.tenant_id) as connection:
             for waits in (course_kind(studio.database, studio.store).waits, section_kind(studio.database).waits):
                 assert waits is not None
