@@ -57,6 +57,16 @@ _OURS: Final = """
             WHERE job_id = :id AND step = :part AND input_hash = :digest AND xmin = pg_current_xact_id()::xid)
 """
 
+# The event of the row ``job`` that has just changed, and the news of it for whoever watches.
+_TELL: Final = """
+    event AS (
+        INSERT INTO job_events (tenant_id, job_id, seq, type, data)
+        SELECT tenant_id, id, version, :event, jsonb_build_object('status', status, 'progress', progress) || :data
+        FROM job
+    )
+    SELECT pg_notify('longhaul_jobs', id || ':' || version) FROM job
+"""
+
 _keep_part: Final = text(
     """
     WITH target AS (
@@ -108,12 +118,7 @@ _tell_part: Final = text(
               FROM provider_calls WHERE job_id = :id) AS spent
         WHERE id = :id AND {_OURS}
         RETURNING tenant_id, id, version, status, progress
-    ), event AS (
-        INSERT INTO job_events (tenant_id, job_id, seq, type, data)
-        SELECT tenant_id, id, version, :event, jsonb_build_object('status', status, 'progress', progress) || :data
-        FROM job
-    )
-    SELECT pg_notify('longhaul_jobs', id || ':' || version) FROM job
+    ), {_TELL}
     """  # noqa: S608 - a constant of this module
 ).bindparams(
     bindparam("id", type_=Uuid),
@@ -151,18 +156,13 @@ _tell_begin: Final = text(
         WHERE id = :id AND EXISTS (
             SELECT FROM job_steps WHERE job_id = :id AND name = :step AND xmin = pg_current_xact_id()::xid)
         RETURNING tenant_id, id, version, status, progress
-    ), event AS (
-        INSERT INTO job_events (tenant_id, job_id, seq, type, data)
-        SELECT tenant_id, id, version, 'step.running',
-               jsonb_build_object('status', status, 'progress', progress, 'step', :step, 'attempt', :attempt)
-        FROM job
-    )
-    SELECT pg_notify('longhaul_jobs', id || ':' || version) FROM job
+    ), {_TELL}
     """  # noqa: S608 - a constant of this module
 ).bindparams(
     bindparam("id", type_=Uuid),
     bindparam("step", type_=Text),
-    bindparam("attempt", type_=Integer),
+    bindparam("event", type_=Text),
+    bindparam("data", type_=JSONB),
 )
 
 
@@ -194,9 +194,10 @@ class StepWriter:
 
     async def begin(self, job: JobRef, step: str, *, attempt: int) -> bool:
         """The step runs, for the ``attempt``-th time. False, and nothing done, where that was known."""
-        values = {"id": job.job_id, "step": step, "attempt": attempt}
-        beginning = {**values, "job_attempt": job.attempt}
-        current, told = await self._database.run(job.tenant_id, (_begin, beginning), (_tell_begin, values))
+        values = {"id": job.job_id, "step": step}
+        beginning = values | {"attempt": attempt, "job_attempt": job.attempt}
+        telling = values | {"event": "step.running", "data": {"step": step, "attempt": attempt}}
+        current, told = await self._database.run(job.tenant_id, (_begin, beginning), (_tell_begin, telling))
         if not current:
             raise _superseded()
         return bool(told)
