@@ -291,4 +291,4 @@ async def _record(
         job_id=job.job_id, attempt=job.attempt, event=event, data=data, values=values
     )
     if version is None:
-        raise Superseded("the job is finished, or a newer attempt has taken over")
+        raise Superseded

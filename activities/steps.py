@@ -87,7 +87,7 @@ class StepKeeper:
             if course_id is not None:
                 await CourseRepository(connection).lock(course_id)
             if not await JobRepository(connection).lock_attempt(job):
-                raise Superseded("the job is finished, or a newer attempt has taken over")
+                raise Superseded
             yield connection
 
     async def finish_part(

@@ -180,6 +180,9 @@ class Superseded(LonghaulError):
 
     code = "E.JOB.SUPERSEDED"
 
+    def __init__(self, detail: str = "the job is finished, or a newer attempt has taken over") -> None:
+        super().__init__(detail)
+
 
 class NotReopened(LonghaulError):
     """The workflow of a finished job was reset, and the reconciler has not opened the job again yet."""

@@ -185,7 +185,7 @@ class CallDesk:
         """
         found = await self._database.read(job.tenant_id, _before, job_id=job.job_id, op=op)
         if not found or found[0].finished_at is not None or found[0].attempt != job.attempt:
-            raise Superseded("the job is finished, or a newer attempt has taken over")
+            raise Superseded
         return found[0]
 
     async def reserve(self, job: JobRef, call: NewCall, *, budgeted: bool) -> bool:

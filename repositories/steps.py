@@ -199,7 +199,7 @@ class StepWriter:
         telling = values | {"event": "step.running", "data": {"step": step, "attempt": attempt}}
         current, told = await self._database.run(job.tenant_id, (_begin, beginning), (_tell_begin, telling))
         if not current:
-            raise _superseded()
+            raise Superseded
         return bool(told)
 
     async def finish(self, job: JobRef, part: FinishedPart, *more: Statement) -> bool:
@@ -226,12 +226,8 @@ class StepWriter:
         telling = values | {"event": part.event, "data": {"step": part.step, **part.data}}
         current, *_, told = await self._database.run(job.tenant_id, (_keep_part, keeping), *more, (_tell_part, telling))
         if not current:
-            raise _superseded()
+            raise Superseded
         return bool(told)
-
-
-def _superseded() -> Superseded:
-    return Superseded("the job is finished, or a newer attempt has taken over")
 
 
 class StepReader:
